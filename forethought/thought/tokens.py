@@ -1,0 +1,57 @@
+"""Conversation and steps to token ids: one function, for the engine that samples and the learner that trains."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from forethought.types import Messages, Step
+
+
+class Tokenizer(Protocol):
+    """What we use of a Hugging Face tokenizer."""
+
+    chat_template: Any
+    eos_token_id: Any
+
+    def apply_chat_template(self, conversation: Any, **options: Any) -> Any: ...
+
+    def encode(self, text: str, *, add_special_tokens: bool = ...) -> list[int]: ...
+
+    def decode(self, token_ids: Any, *, skip_special_tokens: bool = ...) -> str: ...
+
+
+def prompt_tokens(tokenizer: Tokenizer, messages: Messages) -> tuple[int, ...]:
+    """The conversation up to where the assistant begins to speak.
+
+    A model without a chat template gets the plain text of its turns, a blank line between them.
+    """
+    if tokenizer.chat_template is None:
+        text = "\n\n".join(message["content"] for message in messages) + "\n"
+        return tuple(tokenizer.encode(text, add_special_tokens=True))
+    text = tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
+    return tuple(tokenizer.encode(text, add_special_tokens=False))
+
+
+def step_tokens(tokenizer: Tokenizer, step: Step) -> tuple[int, ...]:
+    """A step's tokens as sampled; a step that came without them (written by us, or by a server) is encoded here."""
+    return step.tokens or tuple(tokenizer.encode(step.text, add_special_tokens=False))
+
+
+def render(
+    tokenizer: Tokenizer, messages: Messages, steps: Sequence[Step]
+) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
+    """Token ids of the prompt and all steps, and for each step its (start, end) in them."""
+    tokens = list(prompt_tokens(tokenizer, messages))
+    spans: list[tuple[int, int]] = []
+    for step in steps:
+        start = len(tokens)
+        tokens += step_tokens(tokenizer, step)
+        spans.append((start, len(tokens)))
+    return tuple(tokens), spans
+
+
+def worked_step(tokenizer: Tokenizer, text: str) -> Step:
+    """A worked example's completion as a step, its end token included, as if it had been sampled."""
+    ids = tuple(tokenizer.encode(text, add_special_tokens=False))
+    return Step(text=text, tokens=(*ids, int(tokenizer.eos_token_id)), stop="end")
