@@ -66,10 +66,12 @@ class Sampling:
     def __post_init__(self) -> None:
         if self.max_tokens < 1:
             raise ValueError(f"max_tokens is {self.max_tokens}; a step needs room for at least 1 token")
-        if self.temperature < 0:
+        if not self.temperature >= 0:
             raise ValueError(f"temperature is {self.temperature}; it must be 0 (greedy) or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; it must be above 0 and at most 1")
+        if not isinstance(self.stop, tuple) or "" in self.stop:
+            raise ValueError(f"stop is {self.stop!r}; it must be a tuple of strings, none of them empty")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +128,7 @@ class Budget:
     def __post_init__(self) -> None:
         if self.tokens is not None and self.tokens < 1:
             raise ValueError(f"a budget of {self.tokens} tokens buys no thought; give at least 1, or None for no limit")
-        if self.seconds is not None and self.seconds <= 0:
+        if self.seconds is not None and not self.seconds > 0:
             raise ValueError(f"a budget of {self.seconds} seconds buys no thought; give more than 0, or None")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 OPEN = "<think>"
 CLOSE = "</think>"
 STEP = "\n"
@@ -15,6 +17,9 @@ INSTRUCTION = (
 """Asks a model that was never trained by us for a thought in our form."""
 
 
+_BRACES = re.compile(r"\\?boxed\{|\\[\\{}]|[{}]")
+
+
 def compose(thought: str, answer: str) -> str:
     """The text of a whole worked example: the thought between its marks, then the boxed answer."""
     return f"{OPEN}\n{thought.strip()}\n{CLOSE}\n{BOXED}{answer}}}"
@@ -26,11 +31,15 @@ def direct(answer: str) -> str:
 
 
 def thought_of(text: str) -> str:
-    """What stands inside the think marks; everything after `<think>` where the thought never closed, else ``""``."""
-    if OPEN not in text and CLOSE not in text:
+    """What stands inside the think marks, ``""`` where there are none.
+
+    A thought that never closed runs to the end of the text; one that was opened in the prompt begins with the text.
+    """
+    opened, closed = text.find(OPEN), text.find(CLOSE)
+    if opened < 0 and closed < 0:
         return ""
-    _, _, tail = text.partition(OPEN) if OPEN in text else ("", "", text)
-    return tail.rpartition(CLOSE)[0].strip() if CLOSE in tail else tail.strip()
+    start = 0 if opened < 0 or 0 <= closed < opened else opened + len(OPEN)
+    return text[start : _last_close(text)].strip()
 
 
 def after_thought(text: str) -> str | None:
@@ -38,23 +47,36 @@ def after_thought(text: str) -> str | None:
 
     `None` where a thought was opened and never closed: such a text has no answer, whatever it says inside.
     """
-    if CLOSE in text:
-        return text.rpartition(CLOSE)[2]
-    return None if OPEN in text else text
+    if OPEN not in text and CLOSE not in text:
+        return text
+    close = _last_close(text)
+    return None if close is None else text[close + len(CLOSE) :]
+
+
+def _last_close(text: str) -> int | None:
+    """Where the last `</think>` begins; `None` where a thought is still open at the end of the text."""
+    close = text.rfind(CLOSE)
+    return None if text.rfind(OPEN) > close else close
 
 
 def boxes(text: str) -> list[str]:
-    """Contents of every `\\boxed{}` with balanced braces, in order; an unclosed box is not one."""
+    """Contents of every `\\boxed{}` with balanced braces, in order; an unclosed box is not one.
+
+    A box inside another is part of it. Escaped braces (`\\{`) are letters. One pass, whatever the text.
+    """
+    opened: list[tuple[int, bool]] = []
+    closed: list[tuple[int, int]] = []
+    for mark in _BRACES.finditer(text):
+        if mark[0] == "}":
+            start, is_box = opened.pop() if opened else (0, False)
+            if is_box:
+                closed.append((start, mark.start()))
+        elif mark[0][-1] == "{" and mark[0] != "\\{":
+            opened.append((mark.end(), mark[0] != "{"))
     found: list[str] = []
-    start = 0
-    while (at := text.find("boxed{", start)) >= 0:
-        depth, end = 1, at + len("boxed{")
-        while end < len(text) and depth:
-            depth += {"{": 1, "}": -1}.get(text[end], 0)
-            end += 1
-        if depth == 0:
-            found.append(text[at + len("boxed{") : end - 1].strip())
-            start = end
-        else:
-            start = at + len("boxed{")
+    reach = 0
+    for start, end in sorted(closed):
+        if start >= reach:
+            found.append(text[start:end].strip())
+            reach = end
     return found

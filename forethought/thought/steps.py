@@ -10,10 +10,11 @@ from forethought.types import Step
 
 
 def split(step: Step, decode: Callable[[Sequence[int]], str], mark: str = STEP) -> tuple[Step, ...]:
-    """One sampled step as several, each ending where `mark` does; their tokens joined are the step's own.
+    """One sampled step as several, each ending where `mark` does; their tokens and texts joined are the step's own.
 
-    A token that holds the mark and more ends the move it began in. Only the last move keeps the step's `stop`; the
-    ones before ended at the mark (`stop`). Without tokens the text alone is cut.
+    `decode` gives the text of token ids as the engine wrote it into `step.text`. A token that holds the mark and more
+    ends the move it began in. Only the last move keeps the step's `stop`; the ones before ended at the mark (`stop`).
+    Without tokens the text alone is cut.
     """
     if not step.tokens:
         texts = [piece + mark for piece in step.text.split(mark)]
@@ -21,24 +22,31 @@ def split(step: Step, decode: Callable[[Sequence[int]], str], mark: str = STEP) 
         pieces = [replace(step, text=text, stop="stop") for text in texts if text]
         return (*pieces[:-1], replace(pieces[-1], stop=step.stop)) if pieces else (step,)
     moves: list[Step] = []
-    start, shown = 0, 0
-    for end in range(1, len(step.tokens) + 1):
-        text = decode(step.tokens[start:end])
-        last = end == len(step.tokens)
-        # A multi-byte character still open at a token's end decodes to U+FFFD and closes no move.
-        if not last and (mark not in text or text.endswith("\N{REPLACEMENT CHARACTER}")):
+    start, shown, due = 0, 0, False
+    for end in range(1, len(step.tokens)):
+        # No more tokens than the mark has characters can hold it: the whole move is decoded only where it ends.
+        due = due or mark in decode(step.tokens[max(start, end - len(mark)) : end])
+        if not due:
             continue
-        text = step.text[shown:] if last else text
+        text = decode(step.tokens[start:end])
+        # A multi-byte character still open at a token's end decodes to U+FFFD and closes no move.
+        if text.endswith("\N{REPLACEMENT CHARACTER}"):
+            continue
+        # Some tokenizers drop the blank before a sequence's first word: the step's own text is what counts.
+        at = step.text.find(text, shown)
+        if at < 0:
+            continue
         moves.append(
             replace(
                 step,
-                text=text,
+                text=step.text[shown : at + len(text)],
                 tokens=step.tokens[start:end],
                 logprobs=step.logprobs[start:end],
-                stop=step.stop if last else "stop",
+                stop="stop",
             )
         )
-        start, shown = end, shown + len(text)
+        start, shown, due = end, at + len(text), False
+    moves.append(replace(step, text=step.text[shown:], tokens=step.tokens[start:], logprobs=step.logprobs[start:]))
     if len(moves) > 1 and not moves[-1].text:  # the end token alone is no move of its own
         tail, before = moves.pop(), moves.pop()
         tokens, logprobs = before.tokens + tail.tokens, before.logprobs + tail.logprobs

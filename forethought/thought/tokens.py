@@ -53,5 +53,7 @@ def render(
 
 def worked_step(tokenizer: Tokenizer, text: str) -> Step:
     """A worked example's completion as a step, its end token included, as if it had been sampled."""
+    if tokenizer.eos_token_id is None:
+        raise ValueError("this tokenizer has no end token, so a thought could never end; set its eos_token")
     ids = tuple(tokenizer.encode(text, add_special_tokens=False))
     return Step(text=text, tokens=(*ids, int(tokenizer.eos_token_id)), stop="end")
