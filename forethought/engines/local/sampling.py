@@ -1,0 +1,84 @@
+"""Draw one token a row from the logits, each row by its own seed, and say how likely it was."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+BLOCK = 256
+"""Entries in one block of the two-level inverse CDF; a flat cumulative sum over 49,152 costs more than the model."""
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+
+
+def uniforms(seeds_B: Sequence[int], counters_B: Sequence[int]) -> np.ndarray:
+    """One number in [0, 1) for each row, by its seed and how many tokens it has drawn (splitmix64, 24 bits).
+
+    Counter-based, so what a row draws does not depend on which rows share its batch.
+    """
+    seeds = np.array([seed & 0xFFFFFFFFFFFFFFFF for seed in seeds_B], dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        x = _mix(seeds) + (np.asarray(counters_B, dtype=np.uint64) + np.uint64(1)) * _GOLDEN
+        x = _mix(x)
+    return ((x >> np.uint64(40)).astype(np.float32) * np.float32(2**-24)).astype(np.float32)
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    x = (x ^ (x >> np.uint64(30))) * _MIX_1
+    x = (x ^ (x >> np.uint64(27))) * _MIX_2
+    return np.asarray(x ^ (x >> np.uint64(31)))
+
+
+def draw(
+    logits_BV: torch.Tensor, temperature_B: torch.Tensor, top_p_B: torch.Tensor, uniform_B: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens (B, int64) and their log-probabilities (B, float32).
+
+    Temperature 0 is greedy, its log-probability taken at temperature 1. The log-probability is the model's at the
+    row's temperature, before the nucleus is cut out.
+    """
+    greedy_B = temperature_B == 0
+    scaled_BV = logits_BV.float()
+    if not bool(((temperature_B == 1) | greedy_B).all()):
+        scaled_BV = scaled_BV / torch.where(greedy_B, 1.0, temperature_B).unsqueeze(1)
+    top_B1 = scaled_BV.max(dim=1, keepdim=True)
+    exps_BV = torch.exp(scaled_BV - top_B1.values)
+    totals_B = exps_BV.sum(dim=1)
+    tokens_B = top_B1.indices.squeeze(1)
+    if not bool(greedy_B.all()):
+        kept_BV = exps_BV
+        if bool((top_p_B < 1).any()):
+            kept_BV = _nucleus(exps_BV, totals_B, top_p_B)
+        tokens_B = torch.where(greedy_B, tokens_B, _inverse_cdf(kept_BV, uniform_B))
+    chosen_B = scaled_BV.gather(1, tokens_B.unsqueeze(1)).squeeze(1)
+    return tokens_B, chosen_B - top_B1.values.squeeze(1) - totals_B.log()
+
+
+def _nucleus(exps_BV: torch.Tensor, totals_B: torch.Tensor, top_p_B: torch.Tensor) -> torch.Tensor:
+    sorted_BV, order_BV = exps_BV.sort(dim=1, descending=True)
+    before_BV = sorted_BV.cumsum(dim=1) - sorted_BV
+    sorted_BV = torch.where(before_BV < (top_p_B * totals_B).unsqueeze(1), sorted_BV, 0.0)
+    cut_BV = torch.zeros_like(exps_BV).scatter(1, order_BV, sorted_BV)
+    return torch.where((top_p_B < 1).unsqueeze(1), cut_BV, exps_BV)
+
+
+def _inverse_cdf(weights_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
+    """The token at which the running sum of weights passes `uniform` of its total; first by block, then inside it."""
+    batch, vocab = weights_BV.shape
+    blocks = -(-vocab // BLOCK)
+    if blocks * BLOCK != vocab:
+        weights_BV = torch.nn.functional.pad(weights_BV, (0, blocks * BLOCK - vocab))
+    weights_BNK = weights_BV.view(batch, blocks, BLOCK)
+    running_BN = weights_BNK.sum(dim=2).cumsum(dim=1)
+    wanted_B1 = (uniform_B * running_BN[:, -1]).unsqueeze(1)
+    block_B1 = torch.searchsorted(running_BN, wanted_B1, right=True).clamp_(max=blocks - 1)
+    before_B1 = torch.where(block_B1 > 0, running_BN.gather(1, (block_B1 - 1).clamp(min=0)), 0.0)
+    inside_BK = weights_BNK[torch.arange(batch, device=weights_BV.device), block_B1.squeeze(1)]
+    at_B1 = torch.searchsorted(inside_BK.cumsum(dim=1), wanted_B1 - before_B1, right=True).clamp_(max=BLOCK - 1)
+    # Rounding can point past the last token that has any weight: take the block's likeliest then.
+    at_B1 = torch.where(inside_BK.gather(1, at_B1) > 0, at_B1, inside_BK.argmax(dim=1, keepdim=True))
+    return (block_B1 * BLOCK + at_B1).squeeze(1)
