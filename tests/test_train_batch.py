@@ -1,0 +1,202 @@
+"""Trie packing, the loss over targets alone, and the learner's sums against the sequences one by one."""
+
+from __future__ import annotations
+
+import random
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from forethought.train import forward as forward_module
+from forethought.train.batch import pack, unique_tokens
+from forethought.train.forward import forward, parts
+from forethought.train.losses import nll
+from forethought.types import Datum
+
+torch.set_num_threads(1)
+
+
+def tiny(tied: bool = False, seed: int = 0) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, tie_word_embeddings=tied, initializer_range=0.2,
+    )  # fmt: skip
+    return LlamaForCausalLM(config)
+
+
+def row(tokens: list[int], prompt: int, seed: int = 0) -> Datum:
+    draw = random.Random(f"{seed}/{tokens}")
+    mask = [place >= prompt for place in range(len(tokens))]
+    weights = [draw.uniform(-1, 1) if target else 0.0 for target in mask]
+    return Datum(tuple(tokens), tuple(mask), tuple(weights))
+
+
+def tree(seed: int = 1) -> list[Datum]:
+    """Two prompts, branches that split inside the thought, a prefix of another, a repeat, and a lone sequence."""
+    draw = random.Random(seed)
+    a, b = [[draw.randrange(64) for _ in range(6)] for _ in range(2)]
+    middle = [draw.randrange(64) for _ in range(3)]
+    tails = [[draw.randrange(64) for _ in range(n)] for n in (2, 5, 4, 7, 3)]
+    return [
+        row(a + middle + tails[0], 6), row(b + tails[1], 6), row(a + middle + tails[2], 6), row(a + tails[3], 6),
+        row(a + middle, 6), row(b + tails[4], 6), row(a + middle + tails[0], 6, seed=2), row(tails[3][::-1], 1),
+    ]  # fmt: skip
+
+
+Result = tuple[list[list[float]], Tensor]
+
+
+def one_by_one(model: LlamaForCausalLM, data: list[Datum], temperature: float = 1.0) -> Result:
+    """Log-probabilities of every target and the summed loss, by the model's own forward."""
+    loss = torch.zeros(())
+    rows = []
+    for datum in data:
+        tokens = torch.tensor(datum.tokens)
+        logits = model(input_ids=tokens[None]).logits[0, :-1].float() / temperature
+        logprobs = logits.log_softmax(-1).gather(1, tokens[1:, None])[:, 0]
+        mask, weights = torch.tensor(datum.mask[1:]), torch.tensor(datum.weights[1:])
+        loss = loss - (logprobs * weights)[mask].sum()
+        rows.append(logprobs[mask].tolist())
+    return rows, loss
+
+
+def gradients(model: LlamaForCausalLM) -> dict[str, Tensor]:
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def packed(
+    model: LlamaForCausalLM, data: list[Datum], max_tokens: int, share: bool, temperature: float = 1.0
+) -> Result:
+    rows: list[list[float]] = [[] for _ in data]
+    total = torch.zeros(())
+    for piece in pack(data, max_tokens, share=share):
+        outputs = forward(model, piece, temperature=temperature)
+        total = total + nll(piece, outputs)[0]
+        for number, value in zip(piece.datum_M.tolist(), outputs.logprobs_M.tolist(), strict=True):
+            rows[number].append(value)
+    return rows, total
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(("max_tokens", "share"), [(400, True), (400, False), (20, True), (20, False)])
+def test_packed_equals_one_by_one(tied: bool, max_tokens: int, share: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forward_module, "CHUNK", 7)  # several chunks, the last one ragged
+    model, data = tiny(tied), tree()
+    expected, loss = one_by_one(model, data, 0.7)
+    loss.backward()
+    wanted = gradients(model)
+    found, total = packed(model, data, max_tokens, share, 0.7)
+    total.backward()
+    for left, right in zip(found, expected, strict=True):
+        torch.testing.assert_close(torch.tensor(left), torch.tensor(right), atol=1e-5, rtol=0)
+    torch.testing.assert_close(total, loss, atol=1e-4, rtol=0)
+    for name, gradient in gradients(model).items():
+        scale = wanted[name].abs().max()
+        assert (gradient - wanted[name]).abs().max() <= 1e-5 * scale, name
+
+
+def test_batch_of_eight_equals_eight_batches_of_one() -> None:
+    model, data = tiny(), tree()
+    together, _ = packed(model, data, 400, True)
+    alone = [packed(model, [datum], 400, True)[0][0] for datum in data]
+    for left, right in zip(together, alone, strict=True):
+        torch.testing.assert_close(torch.tensor(left), torch.tensor(right), atol=1e-5, rtol=0)
+
+
+def test_layout_by_hand() -> None:
+    data = [row([1, 2, 3, 4], 2), row([9, 8], 1), row([1, 2, 5], 2), row([1, 2, 3], 2)]
+    (piece,) = pack(data, 50)
+    # The prefix 1 2 3 stands before what extends it; 9 8 keeps its place after the tree it was met in.
+    assert piece.tokens_T.tolist() == [1, 2, 3, 4, 5, 9, 8]
+    assert piece.positions_T.tolist() == [0, 1, 2, 3, 2, 0, 1]
+    assert piece.end_T.tolist() == [5, 5, 4, 4, 5, 7, 7]
+    entries = zip(*(t.tolist() for t in (piece.datum_M, piece.place_M, piece.at_M, piece.target_M)), strict=True)
+    assert sorted(entries) == [(0, 2, 1, 3), (0, 3, 2, 4), (1, 1, 5, 8), (2, 2, 1, 5), (3, 2, 1, 3)]
+    assert (piece.computed, piece.naive, unique_tokens(data)) == (7, 12, 7)
+    visible = piece.visible().tolist()
+    assert [j for j in range(7) if visible[4][j]] == [0, 1, 4]
+    assert [j for j in range(7) if visible[6][j]] == [5, 6]
+
+
+def test_packs_are_filled_and_data_with_a_prefix_stay_together() -> None:
+    a, b = [1, 2, 3, 4], [5, 6, 7, 8]
+    data = [row([*a, 10], 4), row([*b, 11], 4), row([*a, 12], 4), row([*b, 13], 4)]
+    packs = pack(data, 6)
+    assert [sorted(set(piece.datum_M.tolist())) for piece in packs] == [[0, 2], [1, 3]]
+    assert sum(piece.computed for piece in packs) == unique_tokens(data) == 12
+    # A tree larger than a pack goes on in the next one, its prefix computed again.
+    assert [piece.computed for piece in pack([row([*a, t], 4) for t in range(10, 15)], 6)] == [6, 6, 5]
+    assert [piece.computed for piece in pack(data, 10, share=False)] == [10, 10]
+
+
+def test_data_without_targets_pack_to_no_target() -> None:
+    (piece,) = pack([Datum((1, 2), (False, False), (0.0, 0.0))], 10)
+    assert len(piece.at_M) == 0
+
+
+def test_missing_sampler_logprobs_are_nan() -> None:
+    known = Datum((1, 2), (False, True), (0.0, 1.0), (0.0, -0.5))
+    (piece,) = pack([known, row([3, 4], 1)], 10)
+    assert piece.sampler_M[0].item() == -0.5
+    assert piece.sampler_M[1].isnan()
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="datum 1 has 5 tokens and a pack holds 4"):
+        pack([row([1, 2], 1), row([1, 2, 3, 4, 5], 1)], 4)
+    with pytest.raises(ValueError, match="first token of datum 0 is a target"):
+        pack([row([1, 2], 0)], 4)
+    with pytest.raises(ValueError, match="reference must have a value for each token"):
+        pack([row([1, 2], 1)], 4, reference=[(0.0,)])
+
+
+def test_bf16_is_near_and_its_gradient_flows() -> None:
+    model, data = tiny(), tree()
+    expected, _ = packed(model, data, 400, True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found, total = packed(model, data, 400, True)
+        total.backward()
+    worst = max(
+        abs(a - b) for left, right in zip(found, expected, strict=True) for a, b in zip(left, right, strict=True)
+    )
+    assert 0 < worst < 0.2
+    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+
+
+def test_entropy_is_that_of_the_distribution() -> None:
+    model = tiny()
+    (piece,) = pack([row([1, 2, 3], 1)], 10)
+    logits = model(input_ids=torch.tensor([[1, 2, 3]])).logits[0, :-1] / 0.5
+    expected = torch.distributions.Categorical(logits=logits).entropy()
+    found = forward(model, piece, temperature=0.5).entropy_M
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+    assert not found.requires_grad
+
+
+def test_a_head_the_learner_cannot_read_is_refused() -> None:
+    model = tiny()
+    model.config.logits_scaling = 8.0
+    with pytest.raises(ValueError, match=r"logits_scaling=8\.0"):
+        parts(model)
+    with pytest.raises(ValueError, match="plain linear vocabulary head"):
+        parts(tiny().model)
+
+
+def test_gradient_of_the_head_alone() -> None:
+    """`_Head` against autograd of the plain log-softmax: many targets on one row, a bias, and a temperature."""
+    torch.manual_seed(0)
+    hidden, weight, bias = (torch.randn(shape, requires_grad=True) for shape in ((5, 8), (11, 8), (11,)))
+    at, target, upstream = torch.tensor([0, 0, 3, 4, 3]), torch.tensor([2, 7, 1, 10, 1]), torch.randn(5)
+    plain = (torch.nn.functional.linear(hidden, weight, bias) / 1.3).log_softmax(-1)[at, target]
+    wanted = torch.autograd.grad(plain @ upstream, (hidden, weight, bias))
+    apply = partial(forward_module._Head.apply, hidden, weight, bias)
+    logprobs, _ = apply(at, target, 1.3)
+    torch.testing.assert_close(logprobs, plain)
+    for left, right in zip(torch.autograd.grad(logprobs @ upstream, (hidden, weight, bias)), wanted, strict=True):
+        torch.testing.assert_close(left, right, atol=1e-6, rtol=1e-5)

@@ -1,0 +1,121 @@
+"""Losses against values worked out by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from forethought.train.batch import Pack
+from forethought.train.forward import Outputs
+from forethought.train.losses import gap, nll, policy_gradient
+
+NAN = math.nan
+
+
+def pieces(
+    weights: list[float],
+    new: list[float],
+    *,
+    sampler: list[float] | None = None,
+    proximal: list[float] | None = None,
+    reference: list[float] | None = None,
+    owners: list[int] | None = None,
+) -> tuple[Pack, Outputs, Tensor]:
+    n = len(weights)
+    index = torch.arange(n)
+    pack = Pack(
+        tokens_T=index, positions_T=index, end_T=index, at_M=index, target_M=index,
+        weight_M=torch.tensor(weights), sampler_M=torch.tensor(sampler or [NAN] * n),
+        proximal_M=None if proximal is None else torch.tensor(proximal),
+        reference_M=None if reference is None else torch.tensor(reference),
+        datum_M=torch.tensor(owners or [0] * n), place_M=index, naive=n,
+    )  # fmt: skip
+    logprobs = torch.tensor(new, requires_grad=True)
+    return pack, Outputs(logprobs, torch.zeros(n)), logprobs
+
+
+def mean(metric: tuple[Tensor, Tensor]) -> float:
+    return (metric[0] / metric[1]).item()
+
+
+def test_nll() -> None:
+    pack, outputs, _ = pieces([1.0, 0.5, 0.0], [-1.0, -2.0, -4.0])
+    value, metrics = nll(pack, outputs)
+    assert value.item() == pytest.approx(2.0)
+    assert mean(metrics["nll"]) == pytest.approx(7 / 3)
+
+
+def test_on_policy_gradient_is_the_score_function_times_the_advantage() -> None:
+    pack, outputs, logprobs = pieces([2.0, -3.0], [-1.0, -0.5])
+    value, metrics = policy_gradient(pack, outputs)
+    value.backward()
+    assert value.item() == pytest.approx(1.0)
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == [-2.0, 3.0]
+    assert mean(metrics["ratio"]) == 1.0
+
+
+def test_clipped_surrogate() -> None:
+    """Ratios 1.5, 1.25, 0.5, 0.5, 1.5 with advantages +, +, +, -, -: only the optimistic side is cut."""
+    ratios = [1.5, 1.25, 0.5, 0.5, 1.5]
+    weights = [1.0, 1.0, 1.0, -1.0, -1.0]
+    pack, outputs, logprobs = pieces(weights, [math.log(r) for r in ratios], proximal=[0.0] * 5)
+    value, metrics = policy_gradient(pack, outputs, clip_low=0.2, clip_high=0.28)
+    assert value.item() == pytest.approx(-(1.28 + 1.25 + 0.5 - 0.8 - 1.5))
+    value.backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([0.0, -1.25, -0.5, 0.0, 1.5])
+    assert mean(metrics["clipped_up"]) == pytest.approx(1 / 3)
+    assert mean(metrics["clipped_down"]) == pytest.approx(1 / 2)
+    assert metrics["ratio_max"][0].item() == pytest.approx(1.5)
+
+
+def test_truncated_importance_sampling_caps_at_its_limit_and_skips_the_unknown() -> None:
+    proximal = [-1.0, -1.0, -1.0]
+    sampler = [-1.0 - math.log(1.5), -1.0 - math.log(5.0), NAN]
+    pack, outputs, logprobs = pieces([1.0, 1.0, 1.0], proximal, proximal=proximal, sampler=sampler)
+    value, metrics = policy_gradient(pack, outputs, tis=2.0)
+    value.backward()
+    assert value.item() == pytest.approx(-(1.5 + 2.0 + 1.0))
+    assert logprobs.grad is not None
+    assert logprobs.grad.tolist() == pytest.approx([-1.5, -2.0, -1.0])
+    assert mean(metrics["tis_capped"]) == pytest.approx(0.5)
+    assert policy_gradient(pack, outputs, tis=None)[0].item() == pytest.approx(-3.0)
+
+
+def test_k3_against_the_reference() -> None:
+    new, reference = [-1.0, -2.0, -0.5], [-1.5, -1.0, -0.5]
+    k3 = [math.exp(r - n) - (r - n) - 1 for n, r in zip(new, reference, strict=True)]
+    pack, outputs, logprobs = pieces([0.0, 0.0, 0.0], new, reference=reference, owners=[0, 0, 1])
+    token, metrics = policy_gradient(pack, outputs, kl=0.1, kl_length="token")
+    assert token.item() == pytest.approx(0.1 * sum(k3))
+    assert mean(metrics["kl_reference"]) == pytest.approx(sum(k3) / 3)
+    assert mean(metrics["zero_advantage"]) == 1.0
+    sequence, _ = policy_gradient(pack, outputs, kl=0.1)
+    assert sequence.item() == pytest.approx(0.1 * ((k3[0] + k3[1]) / 2 + k3[2]))
+    sequence.backward()
+    assert logprobs.grad is not None
+    assert logprobs.grad[0].item() == pytest.approx(0.1 / 2 * (1 - math.exp(-0.5)))
+
+
+def test_sampler_gap() -> None:
+    pack, outputs, _ = pieces([1.0] * 3, [-1.0, -2.0, -3.0], sampler=[-1.1, -1.7, NAN])
+    found = gap(pack, outputs)
+    assert mean(found["sampler_gap"]) == pytest.approx(0.2)
+    assert found["sampler_gap_max"][0].item() == pytest.approx(0.3)
+    assert mean(found["sampler_kl"]) == pytest.approx(
+        ((math.exp(0.1) - 0.1 - 1) + (math.exp(-0.3) + 0.3 - 1)) / 2, rel=1e-4
+    )
+
+
+def test_refusals() -> None:
+    pack, outputs, _ = pieces([1.0], [-1.0])
+    with pytest.raises(ValueError, match=r"kl is 0\.1 and there are no reference"):
+        policy_gradient(pack, outputs, kl=0.1)
+    with pytest.raises(ValueError, match=r"clip_low=-0\.1"):
+        policy_gradient(pack, outputs, clip_low=-0.1)
+    with pytest.raises(ValueError, match="tis=0"):
+        policy_gradient(pack, outputs, tis=0)
