@@ -205,7 +205,7 @@ def test_training_is_drawn_against_the_tokens_so_far_and_levels_in_their_order()
 
 
 def test_the_course_of_training_keeps_phases_apart_and_skips_what_is_not_a_number(tmp_path: Path) -> None:
-    rows = [{"step": i, "loss": float(i), "phase": "sft"} for i in range(24)]
+    rows = [{"step": i, "loss": float(i), "phase": "sft"} for i in range(40)]
     rows += [{"step": i, "loss": float("nan"), "phase": "grpo"} for i in range(3)]
     rows += [{"step": i, "loss": 1.0, "phase": "grpo"} for i in range(3, 6)]
     path = tmp_path / "metrics.jsonl"
@@ -213,7 +213,7 @@ def test_the_course_of_training_keeps_phases_apart_and_skips_what_is_not_a_numbe
     (chart,) = course_charts(read_metrics(path))
     bold = {line.name: line for line in chart.lines if not line.faint}
     assert set(bold) == {"sft", "grpo"}
-    assert bold["sft"].y[:3] == (0.0, 0.5, 1.5)
+    assert bold["sft"].y[:6] == (0.0, 0.5, 1.0, 1.5, 2.5, 3.5)
     assert bold["grpo"].x == (3.0, 4.0, 5.0)
     path.write_text("[1]\n")
     with pytest.raises(ValueError, match="line 1"):
@@ -248,3 +248,18 @@ def test_numbers_read_as_words() -> None:
     assert (flops(5.25e13), flops(0), counted(1, "problem"), counted(1319, "problem")) == (
         "5.2e13", "–", "1 problem", "1,319 problems",
     )  # fmt: skip
+
+
+def test_before_and_after_are_of_the_problems_that_both_could_tell() -> None:
+    def one(name: str, *scores: float | None) -> Stage:
+        return Stage(name, tuple(Pool(str(i), (Sample(score, "7"),)) for i, score in enumerate(scores)))
+
+    (found,) = gains(report(stages=(one("a", None, 0, 1, 0), one("b", 1, 0, 1, 1)), ks=(1,)))
+    assert (found.before.value, found.after.value, found.difference.value) == pytest.approx((1 / 3, 2 / 3, 1 / 3))
+    assert found.before.n == found.after.n == found.difference.n == 3
+
+
+def test_half_a_surrogate_pair_from_a_server_does_not_stop_the_page(tmp_path: Path) -> None:
+    broken = report(stages=(stage("a", 0.5, text="\ud83d"),))
+    save_report(tmp_path, broken)
+    assert "A road" in rebuild(tmp_path).read_text(encoding="utf-8")

@@ -31,9 +31,9 @@ from forethought.scaling.stages import Chart, Line, Stage
 COURSE: Mapping[str, str] = {
     "reward": "mean reward of own thoughts",
     "accuracy": "share of own thoughts that are right",
-    "loss": "loss per token, nats",
-    "entropy": "entropy per token, nats",
-    "kl": "KL to the reference, nats",
+    "loss": "loss",
+    "entropy": "entropy, nats per token",
+    "kl_reference": "KL to the reference, nats per token",
     "length": "tokens per thought",
 }
 """Keys of `metrics.jsonl` that are drawn where they stand, and their axis."""
@@ -54,7 +54,7 @@ def thinking_chart(stages: Sequence[Stage], ks: Sequence[int]) -> Chart:
         for kind, metric, price in metrics:
             x = [estimate(price(stage.pools, k)).value if told else float(k) for k in steps]
             y = [estimate(metric(stage.pools, k)) for k in steps]
-            labels = tuple(f"k={k}" for k in steps) if stage is stages[-1] and metric is maj_at else ()
+            labels = tuple(f"k={k}" for k in steps) if stage is stages[-1] and metric is pass_at else ()
             lines.append(_line(stage.name, x, y, kind=kind, labels=labels))
     return Chart(
         title="Accuracy against thinking",
@@ -153,7 +153,8 @@ def course_charts(
                 step = row.get("step", place)
                 series.setdefault(str(row.get(phase, "")), []).append((float(step), float(value)))
         lines: list[Line] = []
-        width = max((len(points) // 12 for points in series.values()), default=0) or 1
+        longest = max(map(len, series.values()), default=0)
+        width = longest // 10 if longest >= 30 else 1
         for name, points in series.items():
             x, y = zip(*points, strict=True)
             if len(points) > 1:

@@ -77,10 +77,12 @@ def _draw(axes: Axes, chart: Chart) -> None:
         if line.faint:
             axes.plot(line.x, line.y, color=colour, linewidth=0.8, alpha=0.35)
             continue
-        marker = MARKERS[place % len(MARKERS)] if len(line.x) <= 40 else ""
+        marker = MARKERS[place % len(MARKERS)] if len(line.x) <= 16 else ""
         axes.plot(line.x, line.y, color=colour, linestyle=dash, marker=marker, markeredgewidth=0)
         if line.low:
-            axes.fill_between(line.x, line.low, line.high, color=colour, alpha=0.16, linewidth=0)
+            axes.fill_between(
+                line.x, line.low, line.high, color=colour, alpha=0.16 if len(names) <= 4 else 0.08, linewidth=0
+            )
         _label(axes, line, colour)
     axes.set_xlabel(chart.x_label, parse_math=False)
     axes.set_ylabel(chart.y_label, parse_math=False)
@@ -95,8 +97,11 @@ def _draw(axes: Axes, chart: Chart) -> None:
         _name_ticks(axes, chart.x_names)
     if chart.percent:
         top = max(max(line.high or line.y, default=0.0) for line in chart.lines)
-        axes.set_ylim(0, min(1.02, max(0.05, top * 1.12)))
-        axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
+        labelled = any(line.labels for line in chart.lines)
+        top = min(1.1 if labelled else 1.02, max(0.05, top * 1.12))
+        axes.set_ylim(0, top)
+        ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(0, min(1.0, top))
+        axes.set_yticks([tick for tick in ticks if tick <= min(1.0, top)])
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:g} %"))
 
 
@@ -137,7 +142,9 @@ def _legend(figure: Figure, axes: Axes, chart: Chart) -> None:
         if kind and len(kinds) > 1
     ]
     if entries:
-        columns = 3 if len(entries) > 2 else 2
+        columns = min(3, len(entries))
+        # Matplotlib fills columns first; reordered, the rows read from left to right.
+        entries = [entry for column in range(columns) for entry in entries[column::columns]]
         legend = figure.legend(
             handles=entries, loc="outside upper left", ncols=columns, frameon=False, fontsize=8.5, handlelength=2.1,
             columnspacing=1.4, borderpad=0,

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -81,7 +82,11 @@ def gains(report: Report) -> tuple[Gain, ...]:
 
 def _gain(what: str, measure: str, before: Sequence[Pool], after: Sequence[Pool], old: Metric, new: Metric) -> Gain:
     difference = gain(before, after, new, over=old)
-    return Gain(what, measure, estimate(old(before)), estimate(new(after)), difference)
+    # The two means below are of the same problems as their difference, so that the three add up.
+    later = {pool.problem_id: pool for pool in after}
+    old_P, new_P = old(before), new([later[pool.problem_id] for pool in before])
+    both_P = ~np.isnan(old_P + new_P)
+    return Gain(what, measure, estimate(old_P[both_P]), estimate(new_P[both_P]), difference)
 
 
 def write_report(path: str | Path, report: Report) -> Path:
