@@ -1,0 +1,69 @@
+"""Problems whose answers can be checked: one module per task, opened by a spec.
+
+    task = open_task("addition:digits=1-5")
+    problems = task.load("train", count=100, seed=0)
+    verdict = task.grade(problems[0], trace)
+
+A spec is a task's name with its options (`sums:terms=3,most=12`), `gsm8k:` and a path, or the path of a `.jsonl`,
+`.json` or `.parquet` file. docs/problems.md has the table.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from forethought.problems import addition, chain, countdown, files, sums
+from forethought.problems.grading import final_answer, grade, grade_answer
+from forethought.problems.task import Load, Split, Task
+
+__all__ = ["GENERATORS", "Load", "Split", "Task", "final_answer", "grade", "grade_answer", "open_task"]
+
+GENERATORS = {"addition": addition, "chain": chain, "countdown": countdown, "sums": sums}
+"""Name to module. Each has `OPTIONS` (option to (parser, what it may be)) and `task(spec, **options)`."""
+
+
+def open_task(spec: str, *, question: str = "question", answer: str = "answer") -> Task:
+    """The task a spec names; `question` and `answer` are the columns of a file, and mean nothing to a generator.
+
+    Raises `ValueError` for an unknown name (with the nearest), an unknown option or value (with those allowed), and a
+    path that is no file. A file's content is read, and refused, by `load`.
+    """
+    name, _, rest = spec.partition(":")
+    if name == "gsm8k":
+        if not rest:
+            raise ValueError(
+                "gsm8k needs the path of its files, e.g. gsm8k:data/gsm8k (a folder with train.jsonl and test.jsonl) "
+                "or gsm8k:data/gsm8k/test.jsonl"
+            )
+        return files.task(spec, Path(rest), question=question, answer=answer)
+    if name in GENERATORS:
+        opened: Task = GENERATORS[name].task(spec, **_options(name, rest))
+        return opened
+    if Path(spec).suffix.lower() in files.SUFFIXES:
+        return files.task(spec, Path(spec), question=question, answer=answer)
+    known = [*GENERATORS, "gsm8k"]
+    near = difflib.get_close_matches(name, known, n=1)
+    meant = f"did you mean {near[0]!r}? " if near else ""
+    raise ValueError(
+        f"there is no task {spec!r}; {meant}tasks are {', '.join(known)} (gsm8k:PATH), "
+        f"or the path of a {', '.join(files.SUFFIXES)} file"
+    )
+
+
+def _options(name: str, text: str) -> dict[str, object]:
+    """`terms=3,most=12` as the keyword arguments of that generator's `task`."""
+    allowed = GENERATORS[name].OPTIONS
+    options: dict[str, object] = {}
+    for item in text.split(",") if text else []:
+        key, equals, value = (part.strip() for part in item.partition("="))
+        if key not in allowed:
+            names = ", ".join(f"{key}={means}" for key, (_, means) in allowed.items())
+            raise ValueError(f"{name} has no option {key!r}; it has {names}")
+        parse, means = allowed[key]
+        try:
+            options[key] = parse(value)
+        except ValueError as error:
+            given = repr(value) if equals else "without a value"
+            raise ValueError(f"{name}: option {key} is {given}; it must be {means}") from error
+    return options
