@@ -165,6 +165,7 @@ def test_what_is_asked(server: Server) -> None:
         "seed": 3,
         "top_k": 2,
         "return_token_ids": True,
+        "logprobs": True,
     }
 
 
@@ -219,18 +220,38 @@ def test_tokens_and_logprobs_are_kept_as_the_server_gives_them(server: Server, a
     server.answer = lambda payload, number: {
         "choices": [{"text": "4", **choice("4", logprobs=told, token_ids=[19, 2])}],
     }
-    step = sample(server, Sampling(temperature=1.0), api=api, logprobs=True)
+    step = sample(server, Sampling(temperature=1.0), api=api)
     assert (step.tokens, step.logprobs) == ((19, 2), (-0.1, -0.2))
     # Elsewhere than at temperature 1 the server's log-probabilities are not those of the draw.
-    hot = sample(server, Sampling(temperature=0.7), api=api, logprobs=True)
+    hot = sample(server, Sampling(temperature=0.7), api=api)
     assert (hot.tokens, hot.logprobs) == ((19, 2), ())
-    assert [bool(payload.get("logprobs")) for payload in server.payloads] == [True, False]
+    assert [payload["logprobs"] for payload in server.payloads] == [True if api == "chat" else 1] * 2
+    sample(server, logprobs=False)
+    assert "logprobs" not in server.payloads[-1]
 
 
 def test_logprobs_without_ids_leave_tokens_empty(server: Server) -> None:
     server.answer = lambda payload, number: chat("4", logprobs={"content": [{"token": "4", "logprob": -0.1}]})
-    step = sample(server, logprobs=True)
+    step = sample(server)
     assert (step.tokens, step.logprobs) == ((), (-0.1,))
+
+
+def test_ids_are_found_where_llama_cpp_puts_them(server: Server) -> None:
+    told = [{"id": 19, "token": "4", "logprob": -0.1}, {"id": 2, "token": "", "logprob": -0.2}]
+    server.answer = lambda payload, number: chat("4", logprobs={"content": told})
+    assert sample(server).tokens == (19, 2)
+    assert sample(server, Sampling(temperature=0.7)) == Step(text="4", tokens=(19, 2))
+
+
+def test_a_server_that_refuses_logprobs_is_asked_without(server: Server) -> None:
+    refusal = {"error": {"message": "Unsupported parameter", "param": None}}
+    server.answer = lambda payload, number: (400, refusal) if "logprobs" in payload else chat("4")
+
+    async def work(engine: HttpEngine) -> frozenset[str]:
+        assert (await engine.sample(ASKED, (), Sampling())).text == "4"
+        return engine.lacks
+
+    assert use(server, work) == {"logprobs", "return_token_ids"}  # the words did not say which
 
 
 # --- why a step ended ---

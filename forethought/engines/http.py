@@ -53,9 +53,10 @@ class HttpEngine:
     words where that is refused; "completions" sends the plain text of the turns and is exact about the prefix.
     `timeout` (seconds) is for one request, `retries` how often it is repeated after a 429, a 5xx, a broken connection,
     a time-out or garbage, `backoff` (seconds) the first pause, doubled each time, jittered, and added to what
-    Retry-After asks for. `logprobs` asks for each token's log-probability too, which is taken at temperature 1 or 0
-    only, since servers give it at 1. `extra` goes into every request as it is (`{"top_k": 20}`). No key is read from
-    the environment: it would be sent to whatever `url` is.
+    Retry-After asks for. `logprobs` asks for each token's log-probability: it is kept where the draw is at temperature
+    1 or greedy, since servers give it at 1, and it is how tokens are counted where a server tells no ids. `extra` goes
+    into every request as it is (`{"top_k": 20}`). No key is read from the environment: it would be sent to whatever
+    `url` is.
 
     Coalescing: of the equal samples of one turn of the loop, those without a seed become one request with `n`; those
     whose seeds follow one another too, with the first seed and `n` (vLLM seeds choice i with `seed + i`); those with
@@ -75,7 +76,7 @@ class HttpEngine:
         timeout: float = 600.0,
         retries: int = 4,
         backoff: float = 0.5,
-        logprobs: bool = False,
+        logprobs: bool = True,
         extra: Mapping[str, Any] | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
@@ -134,7 +135,7 @@ class HttpEngine:
         return tuple(row["id"] for row in rows or () if isinstance(row, dict) and isinstance(row.get("id"), str))
 
     async def sample(self, messages: Messages, prefix: Sequence[Step], sampling: Sampling) -> Step:
-        """One continuation of `prefix`. `tokens` are those the server tells (vLLM), else empty.
+        """One continuation of `prefix`. `tokens` are those the server tells (vLLM, llama.cpp), else empty.
 
         A server that stays unavailable, or withholds a text, is a step with `stop="error"`. A wrong key, an unknown
         model or a request that the server refuses raises `ValueError`.

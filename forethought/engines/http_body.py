@@ -62,8 +62,7 @@ def body(
         payload["seed"] = sampling.seed
     if n > 1:
         payload["n"] = n
-    # Servers give log-probabilities at temperature 1: they are ours only where we draw at 1 (or say so, at 0).
-    if logprobs and sampling.temperature in (0, 1):
+    if logprobs:
         payload["logprobs"] = True if api == "chat" else 1
     payload |= extra
     return {name: value for name, value in payload.items() if name not in lacks}
@@ -120,9 +119,10 @@ def step_of(choice: Any, api: Api, prefix: str, sampling: Sampling, shows_stop: 
     stop: Stop = "length"
     if reason in ENDS:
         text, stop = _ending(choice, text, sampling.stop, shows_stop)
-    tokens = _numbers(choice.get("token_ids"), int)
-    logprobs = _logprobs(choice.get("logprobs")) if sampling.temperature in (0, 1) else ()
-    if tokens and len(tokens) != len(logprobs):
+    ids, logprobs = _told(choice.get("logprobs"))
+    tokens = _numbers(choice.get("token_ids"), int) or ids
+    # Servers give log-probabilities at temperature 1: they are a step's only where it was drawn at 1, or greedily.
+    if sampling.temperature not in (0, 1) or (tokens and len(tokens) != len(logprobs)):
         logprobs = ()
     return Step(text=text, tokens=tokens, logprobs=logprobs, stop=stop)
 
@@ -159,13 +159,14 @@ def _numbers(values: Any, kind: type[int] | type[float]) -> tuple[Any, ...]:
     return tuple(kind(value) for value in values)
 
 
-def _logprobs(found: Any) -> tuple[float, ...]:
-    """A choice's log-probabilities, as chat or as completions have them."""
+def _told(found: Any) -> tuple[tuple[int, ...], tuple[float, ...]]:
+    """Token ids (llama.cpp puts them here) and log-probabilities, as chat or as completions have them."""
     if not isinstance(found, dict):
-        return ()
+        return (), ()
     if isinstance(content := found.get("content"), list):
-        return _numbers([item.get("logprob") for item in content if isinstance(item, dict)], float)
-    return _numbers(found.get("token_logprobs"), float)
+        rows = [row if isinstance(row, dict) else {} for row in content]
+        return _numbers([row.get("id") for row in rows], int), _numbers([row.get("logprob") for row in rows], float)
+    return (), _numbers(found.get("token_logprobs"), float)
 
 
 def scored(data: Mapping[str, Any], api: Api, prompt: str, texts: Sequence[str]) -> tuple[tuple[float, ...], ...]:
