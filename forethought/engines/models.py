@@ -274,6 +274,8 @@ def _obtain(wheel: Wheel, part: Path, progress: bool) -> None:
             os.replace(got, part)
             return
     errors = [line for line in run.stderr.splitlines() if line.startswith("ERROR")]
+    if "connection broken" in run.stderr:  # its last word is only that there is no such project
+        errors.append("pip cannot reach its index (is this machine offline?)")
     reason = "; ".join([*reasons, *errors[-1:]]) or f"pip ended with {run.returncode}"
     raise FetchError(_by_hand(wheel, part, reason))
 
