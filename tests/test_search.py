@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from forethought.search.best_of_n import best_of_n
 from forethought.search.seeds import derive
 from forethought.search.tree import Growth
 from forethought.types import Budget, Messages, Node, Sampling, Step, Tree, Verdict, user
+from forethought.verify.vote import answer_of
 
 ASK = user("What is 2+2?")
 
@@ -80,6 +82,12 @@ def test_without_a_judge_the_majority_chooses_and_its_first_thought_answers() ->
     tree = grow(says("\\boxed{5}", "\\boxed{4}", "two twos: \\boxed{4}", "no idea"), n=4)
     assert tree.best == 2
     assert grow(says("no idea", "none"), n=2).best == 1
+
+
+def test_the_vote_reads_answers_as_it_is_told() -> None:
+    replies = ("#### 5", "it is\n#### 4", "#### 4")
+    assert grow(says(*replies), n=3).best == 1
+    assert grow(says(*replies), n=3, answer=partial(answer_of, mark="####")).best == 2
 
 
 def test_where_no_thought_could_be_judged_the_majority_chooses() -> None:

@@ -39,13 +39,14 @@ async def best_of_n(
     sampling: Sampling = PLAIN,
     n: int = 8,
     verify_tokens: int = 0,
+    answer: Callable[[str], str | None] = answer_of,
 ) -> Tree:
     """n chains of one sample each below one root, all asked for at once; chain i is the same whatever n.
 
     `verify` scores each finished chain (`Node.value`); `verify_tokens` is the most that one such call computes, and is
     reserved with the sample, so that a chain that starts can also be judged within the budget. `Tree.best` is the
-    highest score; without scores it is the first thought with the majority's answer; a thought that did not finish
-    (length, budget, error) is never best, and where none finished `best` is `None`.
+    highest score; without scores it is the first thought with the majority's answer, as `answer` reads it. A thought
+    that did not finish (length, budget, error) is never best, and where none finished `best` is `None`.
 
     Under a token budget too small for all, a chain waits for the ones before it to give back what they did not use;
     the last may start with less than `sampling.max_tokens`, and when that is what cut it its `stop` is `budget`.
@@ -70,8 +71,8 @@ async def best_of_n(
                 break
             when = asyncio.FIRST_COMPLETED if len(chains) < n else asyncio.FIRST_EXCEPTION
             done, running = await asyncio.wait(running, timeout=account.seconds_left, return_when=when)
-            for task in done:
-                task.result()
+            if failed := [error for task in done if (error := task.exception())]:
+                raise failed[0]
             if account.expired:
                 break
     finally:
@@ -81,7 +82,7 @@ async def best_of_n(
         for chain in chains:
             if chain.held:
                 account.settle(chain.held, chain.risk, calls=int(chain.risk > 0))
-    return _grow(messages, engine.name, account.snapshot(), chains, sampling.max_tokens, n)
+    return _grow(messages, engine.name, account.snapshot(), chains, sampling.max_tokens, n, answer)
 
 
 def _grant(account: Account, most: int, judging: int, waiting: bool) -> int:
@@ -113,7 +114,15 @@ async def _run(
     chain.held = chain.risk = 0
 
 
-def _grow(messages: Messages, policy: str, budget: Budget, chains: Sequence[_Chain], most: int, n: int) -> Tree:
+def _grow(
+    messages: Messages,
+    policy: str,
+    budget: Budget,
+    chains: Sequence[_Chain],
+    most: int,
+    n: int,
+    answer: Callable[[str], str | None],
+) -> Tree:
     tree = Growth(messages, policy)
     faults: list[str] = []
     for chain in chains:
@@ -131,14 +140,14 @@ def _grow(messages: Messages, policy: str, budget: Budget, chains: Sequence[_Cha
     notes = [f"{len(faults)} of {n} samples failed: {faults[0]}"] if faults else []
     notes += [f"{cut} of {n} samples cut off after {budget.seconds} seconds"] if cut else []
     notes += [f"{n - len(chains)} of {n} samples not started: the budget was spent"] if len(chains) < n else []
-    return tree.freeze(budget, _best(tree), "; ".join(notes))
+    return tree.freeze(budget, _best(tree, answer), "; ".join(notes))
 
 
-def _best(tree: Growth) -> int | None:
+def _best(tree: Growth, answer: Callable[[str], str | None]) -> int | None:
     """The finished leaf to answer with: highest value, else most votes, else the first; ties to the earlier."""
     ended = {i: place.step for i, place in enumerate(tree.places) if place.step and finished(place.step)}
     values = {i: value for i in ended if (value := tree.places[i].value) is not None}
     if values:
         return max(values, key=values.__getitem__)
-    winner = vote([answer_of(step.text) for step in ended.values()]).index
+    winner = vote([answer(step.text) for step in ended.values()]).index
     return list(ended)[winner or 0] if ended else None

@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from forethought.thought.marks import after_thought, boxes
-
-_SEPARATED = re.compile(r"(?<![\d.])\d{1,3}(?:(?:,|\{,\}|\\,)\d{3})+(?!,?\d)")
-_SEPARATOR = re.compile(r"[,{}\\]+")
+from forethought.problems.grading import final_answer
+from forethought.problems.normal import read
 
 
-def answer_of(text: str) -> str | None:
-    """What a thought votes for: its last box after the thought, spaces and thousands separators evened out.
+def answer_of(text: str, *, mark: str | None = None) -> str | None:
+    """What a thought votes for: the answer that a grader would read, in the one spelling of all plainly equal ones.
 
-    `None` where the thought never closed or nothing is boxed. Only a spelling is evened out: `1/2` and `0.5` are two
-    answers here, where a grader may find them equal.
+    `1/2` and `0.5` vote together, `x+1` and `1+x` do not. `None` where the thought never closed or commits to nothing.
+    `mark` is the task's own, as `####`.
     """
-    shown = after_thought(text)
-    if shown is None or not (found := boxes(shown)):
-        return None
-    answer = _SEPARATED.sub(lambda number: _SEPARATOR.sub("", number[0]), " ".join(found[-1].split()))
-    return answer.strip("$ ").removesuffix(".") or None
+    answer, _ = final_answer(text, mark=mark)
+    return (read(answer).canonical or None) if answer is not None else None
 
 
 @dataclass(frozen=True, slots=True)
