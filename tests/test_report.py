@@ -19,7 +19,7 @@ from forethought.scaling.report import gains, rebuild, write_report
 from forethought.scaling.stages import Chart, Line, Report, Stage, examples, load_report, save_report
 from forethought.scaling.words import counted, duration, flops, points, short
 
-HOSTILE = "<script>alert('x')</script>\"'&<img src=https://evil.example/x.png onerror=alert(1)> $\\frac{ -->"
+HOSTILE = "<script>alert('x')</script>\"'&<img src=https://evil.example/x.png onerror=alert(1)> $\\frac{$ -->"
 
 
 def stage(name: str, share: float, *, seed: int = 0, problems: int = 40, k: int = 8, text: str = "so") -> Stage:
@@ -222,7 +222,7 @@ def test_the_course_of_training_keeps_phases_apart_and_skips_what_is_not_a_numbe
 
 def test_a_picture_is_well_formed_follows_the_page_and_keeps_words_as_words() -> None:
     lines = tuple(
-        Line(f"${i}", (1.0, 2.0, 4.0), (0.1, 0.2, 0.3), (0.0,) * 3, (0.4,) * 3, kind=str(i % 2)) for i in range(9)
+        Line(f"$x_{i}$", (1.0, 2.0, 4.0), (0.1, 0.2, 0.3), (0.0,) * 3, (0.4,) * 3, kind=str(i % 2)) for i in range(9)
     )
     text = svg(Chart("One & two", "tokens", "solved", lines, log_x=True, percent=True))
     assert ElementTree.fromstring(text).tag == "svg"
@@ -230,7 +230,7 @@ def test_a_picture_is_well_formed_follows_the_page_and_keeps_words_as_words() ->
     assert "var(--chart-0" in text
     assert not re.search(r"#0102[0-9a-f]{2}", text)
     assert re.search(r"<text[^>]*>tokens</text>", text)
-    assert re.search(r"<text[^>]*>\$0</text>", text)
+    assert re.search(r"<text[^>]*>\$x_0\$</text>", text)
     assert text == svg(Chart("One & two", "tokens", "solved", lines, log_x=True, percent=True))
     with pytest.raises(ValueError, match="no points"):
         svg(Chart("empty", "x", "y", ()))
