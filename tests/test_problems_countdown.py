@@ -71,8 +71,10 @@ def judged(text: str, stop: Stop = "end") -> Verdict:
 
 def test_any_right_expression_is_right() -> None:
     assert judged("<think>\n</think>\n\\boxed{5 + 8*3}").score == 1.0
-    assert judged("\\boxed{3*5+8}") == Verdict(score=0.0, answer="3*5+8", note="makes 23")
+    assert judged("\\boxed{3 * 5 + 8}") == Verdict(score=0.0, answer="3*5+8", note="makes 23")
     assert judged("\\boxed{29}").score == 0.0
+    assert judged("\\boxed{3 * 8 + 5 }").answer == "3*8+5"
+    assert judged("\\boxed{3 8 5}").score == 0.0
     assert judged("<think>\n\\boxed{3 * 8 + 5}") == Verdict(score=0.0, note="the thought never closed")
     assert judged("\\boxed{3 * 8 + 5}", stop="error").score is None
 

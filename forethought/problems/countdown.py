@@ -77,11 +77,12 @@ def grade_expression(problem: Problem, trace: Trace) -> Verdict:
     """1 where the final expression uses the numbers once each and makes the target, else 0 and why."""
     if (verdict := unjudged(trace)) is not None:
         return verdict
-    answer, note = final_answer(trace.text)
-    if answer is None:
+    written, note = final_answer(trace.text)
+    if written is None:
         return Verdict(score=0.0, note=note)
+    answer = "".join(written.split())
     try:
-        value = evaluate(answer, problem.meta["numbers"])
+        value = evaluate(written, problem.meta["numbers"])
     except ValueError as error:
         return Verdict(score=0.0, answer=answer, note=str(error))
     right = value == problem.meta["target"]

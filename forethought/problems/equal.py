@@ -33,9 +33,9 @@ ROOT = str(Path(__file__).resolve().parents[2])
 def ask(gold: str, answer: str) -> Outcome:
     """Does math-verify hold `answer` equal to `gold`? Any thread may ask; most wait at most a few milliseconds.
 
-    `timed out`: reading or comparing the answer took too long. `gold unread`: the gold cannot be parsed, or not in
-    time. `failed`: the worker died on this pair, and a fresh one as well. Raises `RuntimeError` where workers cannot
-    be started at all.
+    `timed out`: reading or comparing the answer took too long. `gold unread`: the gold cannot be parsed. `failed`: the
+    worker died, or fell silent before it had read the gold, and a fresh one as well; this alone is not remembered.
+    Raises `RuntimeError` where workers cannot be started at all.
     """
     try:
         return _ask(gold, answer)
@@ -47,8 +47,8 @@ class _Died(Exception):  # noqa: N818 - it tells of an end, not of an error of o
     """The worker closed its pipe, or said what no worker says."""
 
 
-class _Late(Exception):  # noqa: N818
-    """The deadline passed."""
+class _Late(_Died):
+    """It said nothing before the deadline, deaf to its own alarm."""
 
 
 class _Worker:
@@ -68,7 +68,7 @@ class _Worker:
         self.heard = b""
         try:
             word = self.word(time.monotonic() + START_SECONDS)
-        except (_Died, _Late):
+        except _Died:
             word = ""
         if word != "ready":
             self.kill()
@@ -141,9 +141,6 @@ class _Pool:
         worker = worker or _Worker()
         try:
             outcome = worker.ask(gold, answer)
-        except _Late:
-            outcome = "gold unread"
-            worker.kill()
         except BaseException:
             worker.kill()
             raise
