@@ -42,7 +42,7 @@ EXTRAS = HEAVY | {"datasets", "trl", "trackio", "tensorboard", "wandb", "pandas"
 CORE = ("types", "thought", "problems", "search", "rollout", "store", "scaling", "serve", "cli")
 """Rooms that work on that bare install; of engines all but `local`, of verify only `vote`."""
 
-BOUNDARIES = {"rollout.py"}
+BOUNDARIES = {"rollout.py", "problems/worker.py"}
 """Files that may catch everything: the engine call, and code or answers a model wrote."""
 
 
