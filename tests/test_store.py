@@ -6,6 +6,7 @@ import json
 import os
 import random
 import resource
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -304,6 +305,15 @@ def test_two_processes_append_at_once_and_no_trace_twice(tmp_path: Path) -> None
     assert store.check() == ()
 
 
+def test_opening_waits_for_another_that_makes_the_same_store(tmp_path: Path) -> None:
+    other = sqlite3.connect(tmp_path / "catalogue.sqlite", isolation_level=None, check_same_thread=False)
+    other.execute("BEGIN IMMEDIATE")
+    release = threading.Timer(0.1, other.close)
+    release.start()
+    assert list(open_store(tmp_path).traces()) == []
+    release.join()
+
+
 def test_threads_race_for_the_same_traces(store: Store) -> None:
     gate = threading.Barrier(4)
 
@@ -444,6 +454,9 @@ def test_export_as_parquet_is_itself_a_shard(store: Store, tmp_path: Path) -> No
     assert found == [FULL, *traces(499)]
     fill(other, found)
     assert list(other.traces()) == found
+    (tmp_path / "all.parquet").rename(other.path / "shards" / "all.parquet")
+    with pytest.warns(UserWarning, match=r"all.parquet is an export, not a shard"):
+        assert list(open_store(other.path).traces()) == found
 
 
 def test_a_failed_export_leaves_nothing(store: Store, tmp_path: Path) -> None:

@@ -132,8 +132,22 @@ def create(path: Path) -> None:
                 f"{path} has schema {version}; this forethought reads up to {VERSION}: install a newer forethought"
             )
         if version < VERSION:
+            _write_ahead(connection)
+            connection.executescript(f"BEGIN IMMEDIATE;{_TABLES}COMMIT;")
+
+
+def _write_ahead(connection: sqlite3.Connection) -> None:
+    """Readers and the writer no longer block one another."""
+    until = time.monotonic() + WAIT
+    while True:
+        try:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.executescript(_TABLES)
+            return
+        except sqlite3.OperationalError as error:
+            # Alone among statements, this one does not wait when another process is doing the same.
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
 
 
 def shards(connection: sqlite3.Connection) -> list[Shard]:

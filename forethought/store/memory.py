@@ -216,8 +216,10 @@ def _line(row: dict[str, object]) -> str:
 def _read(path: Path) -> tuple[catalogue.Shard, list[tuple[str, str, str, float | None, int, str]]]:
     """A shard as the catalogue would know it; read whole, so that damage is found before it is entered."""
     file = shards.opened(path)
-    run = shards.run_of(file)
-    file.close()
+    try:
+        run = shards.run_of(file, path)
+    finally:
+        file.close()
     rows = []
     for batch in shards.batches(path):
         columns = (

@@ -110,9 +110,16 @@ def opened(path: Path) -> pq.ParquetFile:
     return file
 
 
-def run_of(file: pq.ParquetFile) -> str:
-    """The run that wrote an opened shard."""
-    return str(file.schema_arrow.metadata[b"forethought.run"], "utf-8")
+def run_of(file: pq.ParquetFile, path: Path) -> str:
+    """The run that wrote an opened shard.
+
+    Raises:
+        ValueError: the file is an export, whose rows may be of many runs.
+    """
+    run = file.schema_arrow.metadata.get(b"forethought.run")
+    if run is None:
+        raise ValueError(f"{path} is an export, not a shard; move it elsewhere, and append its traces with a writer")
+    return str(run, "utf-8")
 
 
 def batches(
