@@ -8,8 +8,9 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
+from forethought.train import attention
 from forethought.train import forward as forward_module
 from forethought.train.batch import pack, unique_tokens
 from forethought.train.forward import forward, parts
@@ -87,6 +88,7 @@ def packed(
 @pytest.mark.parametrize(("max_tokens", "share"), [(400, True), (400, False), (20, True), (20, False)])
 def test_packed_equals_one_by_one(tied: bool, max_tokens: int, share: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forward_module, "CHUNK", 7)  # several chunks, the last one ragged
+    monkeypatch.setattr(attention, "BLOCK", 4)  # several blocks of queries, cut at branches and within runs
     model, data = tiny(tied), tree()
     expected, loss = one_by_one(model, data, 0.7)
     loss.backward()
@@ -156,6 +158,55 @@ def test_refusals() -> None:
         pack([row([1, 2], 1)], 4, reference=[(0.0,)])
 
 
+@pytest.mark.parametrize("block", [1, 3, 64])
+def test_blocks_see_what_the_mask_says_and_nothing_else(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "BLOCK", block)
+    (piece,) = pack(tree(), 400)
+    plan = attention.plan(piece, torch.float32)
+    edges = [0, *torch.tensor(plan.sizes).cumsum(0).tolist()]
+    seen = torch.zeros(piece.computed, piece.computed, dtype=torch.bool)
+    ends = [0]
+    for part in plan.blocks:
+        assert part.start == ends[-1]
+        ends.append(part.end)
+        keys = [key for number in part.pieces for key in range(edges[number], edges[number + 1])]
+        seen[part.start : part.end, keys] = part.bias_QK == 0
+    assert ends[-1] == edges[-1] == piece.computed
+    assert torch.equal(seen, piece.visible())
+    assert max(part.end - part.start for part in plan.blocks) <= 2 * block
+    assert plan.depth == max(len(datum.tokens) for datum in tree())
+
+
+def test_a_block_skips_the_branches_beside_it() -> None:
+    draw = random.Random(0)
+    prompt = [draw.randrange(64) for _ in range(70)]
+    data = [row([*prompt, *(draw.randrange(64) for _ in range(60))], 70) for _ in range(8)]
+    (piece,) = pack(data, 1000)
+    scores = sum(part.bias_QK.numel() for part in attention.plan(piece, torch.float32).blocks)
+    assert scores < 0.3 * piece.computed**2
+
+
+def test_attention_is_given_back() -> None:
+    model = tiny()
+    before = model.config._attn_implementation
+    long = torch.zeros(1, 3, dtype=torch.int64)
+    with pytest.raises(TypeError, match="trie"), attention.attending(model.model):
+        model.model(input_ids=long)  # no plan was given
+    assert model.config._attn_implementation == before
+
+
+def test_a_sequence_beyond_the_sliding_window_is_refused() -> None:
+    config = MistralConfig(
+        vocab_size=64, hidden_size=64, intermediate_size=96, num_hidden_layers=1, num_attention_heads=4,
+        num_key_value_heads=2, sliding_window=4,
+    )  # fmt: skip
+    model = MistralForCausalLM(config)
+    short, long = pack([row([1, 2, 3, 4], 2)], 10)[0], pack([row([1, 2, 3, 4, 5], 2)], 10)[0]
+    assert forward(model, short).logprobs_M.isfinite().all()
+    with pytest.raises(ValueError, match="5 tokens and the model's attention slides over 4"):
+        forward(model, long)
+
+
 def test_bf16_is_near_and_its_gradient_flows() -> None:
     model, data = tiny(), tree()
     expected, _ = packed(model, data, 400, True)
@@ -186,6 +237,10 @@ def test_a_head_the_learner_cannot_read_is_refused() -> None:
         parts(model)
     with pytest.raises(ValueError, match="plain linear vocabulary head"):
         parts(tiny().model)
+    model = tiny()
+    model.config.layer_types = ["full_attention", "linear_attention"]
+    with pytest.raises(ValueError, match=r"cannot be packed \(linear_attention\)"):
+        parts(model)
 
 
 def test_gradient_of_the_head_alone() -> None:

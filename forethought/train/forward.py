@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from forethought.train.attention import attending, plan
 from forethought.train.batch import Pack
 
 CHUNK = 512
@@ -36,7 +37,8 @@ def parts(model: nn.Module) -> tuple[nn.Module, nn.Linear]:
     """The body of a causal language model (tokens to hidden states) and its vocabulary head, peft's wrapping taken off.
 
     Raises:
-        ValueError: the head is not a plain linear layer of its own, or the logits are scaled or capped after it.
+        ValueError: the head is not a plain linear layer of its own, the logits are scaled or capped after it, or the
+            layers are not all attention that can be given a mask (recurrent layers would mix a pack's sequences).
     """
     base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     body, head = base.base_model, base.get_output_embeddings()
@@ -45,6 +47,10 @@ def parts(model: nn.Module) -> tuple[nn.Module, nn.Linear]:
             f"{type(base).__name__} has no body with a plain linear vocabulary head (it has {type(head).__name__}); "
             "the learner needs one (leave lm_head out of LoRA's target and saved modules)"
         )
+    others = set(getattr(base.config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    if others or not base._supports_attention_backend:
+        names = ", ".join(sorted(others)) or "attention of its own"
+        raise ValueError(f"{type(base).__name__} has layers that cannot be packed ({names})")
     for name in ("final_logit_softcapping", "logits_scaling", "logit_scale"):
         if getattr(base.config, name, None) not in (None, 1, 1.0):
             raise ValueError(f"{type(base).__name__} sets {name}={getattr(base.config, name)}; the learner lacks it")
@@ -59,12 +65,11 @@ def forward(model: nn.Module, pack: Pack, *, temperature: float = 1.0) -> Output
     body, head = parts(model)
     device = pack.tokens_T.device
     low = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-    hidden_TD = body(
-        input_ids=pack.tokens_T[None],
-        position_ids=pack.positions_T[None],
-        attention_mask=_bias(pack, low or head.weight.dtype),
-        use_cache=False,
-    ).last_hidden_state[0]
+    trie = plan(pack, low or head.weight.dtype)
+    with attending(body):
+        hidden_TD = body(
+            input_ids=pack.tokens_T[None], position_ids=pack.positions_T[None], use_cache=False, trie=trie
+        ).last_hidden_state[0]
     at_U, row_M = torch.unique(pack.at_M, return_inverse=True)
     dtype = low or hidden_TD.dtype
     with torch.autocast(device.type, enabled=False):
@@ -72,12 +77,6 @@ def forward(model: nn.Module, pack: Pack, *, temperature: float = 1.0) -> Output
             hidden_TD[at_U].to(dtype), head.weight.to(dtype), head.bias, row_M, pack.target_M, temperature
         )
     return Outputs(logprobs_M, entropy_U[row_M])
-
-
-def _bias(pack: Pack, dtype: torch.dtype) -> Tensor:
-    """The trie's mask as sdpa adds it to the scores, [1, 1, T, T], in their dtype so that no layer casts it again."""
-    visible_TT = pack.visible()
-    return torch.zeros_like(visible_TT, dtype=dtype).masked_fill_(~visible_TT, -torch.inf)[None, None]
 
 
 class _Head(torch.autograd.Function):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from forethought.train.attention import attending
 from forethought.train.batch import Rows, pack
 from forethought.train.forward import forward, parts
 from forethought.train.losses import Loss, Metrics, entropy, gap
@@ -144,7 +145,8 @@ class Learner:
         self.model.train()
         self.optimizer.zero_grad(set_to_none=True)
         seen: list[Metrics] = []
-        with self._precision():  # one context for all packs: it casts each weight once
+        # One context for all packs: autocast casts each weight once.
+        with self._precision(), attending(parts(self.model)[0]):
             for row in packs:
                 if not len(row.at_M):
                     continue
