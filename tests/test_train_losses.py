@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from forethought.train.batch import Pack
 from forethought.train.forward import Outputs
-from forethought.train.losses import gap, nll, policy_gradient
+from forethought.train.losses import Loss, gap, nll, policy_gradient
 
 NAN = math.nan
 
@@ -109,6 +110,28 @@ def test_sampler_gap() -> None:
     assert mean(found["sampler_kl"]) == pytest.approx(
         ((math.exp(0.1) - 0.1 - 1) + (math.exp(-0.3) + 0.3 - 1)) / 2, rel=1e-4
     )
+
+
+@pytest.mark.parametrize("loss", [nll, partial(policy_gradient, kl=0.3), partial(policy_gradient, tis=None)])
+def test_gradients_are_those_of_finite_differences(loss: Loss) -> None:
+    """At ratios away from the clip's edges, with a frozen proximal policy."""
+    new = [-1.0, -0.4, -2.2, -0.9, -1.6]
+    proximal = [-1.1, -0.9, -2.1, -0.5, -1.7]
+    pack, outputs, logprobs = pieces(
+        [1.0, 0.5, -1.0, -0.3, 0.0], new, proximal=proximal, reference=[-1.2, -0.3, -2.0, -1.0, -1.0],
+        sampler=[-1.0, -1.9, -2.0, NAN, -1.5], owners=[0, 0, 1, 1, 1],
+    )  # fmt: skip
+    loss(pack, outputs)[0].backward()
+    assert logprobs.grad is not None
+
+    def at(index: int, shift: float) -> float:
+        moved = torch.tensor(new, dtype=torch.float64)
+        moved[index] += shift
+        return loss(pack, Outputs(moved, outputs.entropy_M))[0].item()
+
+    for index in range(len(new)):
+        slope = (at(index, 1e-4) - at(index, -1e-4)) / 2e-4
+        assert logprobs.grad[index].item() == pytest.approx(slope, abs=1e-4)
 
 
 def test_refusals() -> None:

@@ -1,0 +1,1 @@
+"""From traces to weights: builders of data, packing, losses, the learner, checkpoints, metrics."""
