@@ -1,0 +1,215 @@
+"""`forethought eval`: measure a model on problems whose answers can be checked."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextlib import aclosing
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from tqdm import tqdm
+
+from forethought.cli.model import UNTRAINED, Instruct, described, instructed, instructs, is_untrained, opened, public
+from forethought.cli.runs import config_of, resumed, typed
+from forethought.cli.terminal import say, tell
+from forethought.engines.open import find
+from forethought.problems import Split, Task, open_task
+from forethought.recipes.run import folder_of, write_config
+from forethought.rollout import rollout
+from forethought.search.best_of_n import best_of_n
+from forethought.store import Store, open_store
+from forethought.types import Problem, Sampling, Trace
+
+RUN = "eval"
+PROG = "forethought eval"
+DESCRIPTION = """Measure a model: draw k answers to each problem, grade them, and tell pass@k and maj@k with intervals.
+
+Everything drawn is kept in the run's store as it comes. `forethought eval --resume RUN` goes on with a run that was
+stopped; problems that it has are not drawn again."""
+FLUSH_TRACES, FLUSH_SECONDS = 512, 30.0
+"""A shard is written when so many traces wait, or after so long: what a kill can lose."""
+FAILURES = 16
+"""Problems in a row that the engine failed on before the run stops."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """What `forethought eval` is asked; kept as the run's config.json."""
+
+    problems: Annotated[str, tyro.conf.arg(metavar="TASK|FILE")]
+    """A task (`sums:terms=3`, `gsm8k:FOLDER`), or a .jsonl, .json or .parquet file."""
+    model: Annotated[str, tyro.conf.arg(metavar="MODEL")] = "smollm2-135m"
+    """A name, path, run, hub name or URL: see `forethought models`."""
+    question: Annotated[str, tyro.conf.arg(metavar="COLUMN")] = "question"
+    """The file's column of questions."""
+    answer: Annotated[str, tyro.conf.arg(metavar="COLUMN")] = "answer"
+    """The file's column of answers."""
+    split: Split = "test"
+    """For a task: train and test share no problem. A single file is both."""
+    limit: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: all)")] = None
+    """Take the first so many problems."""
+    k: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Answers to each problem."""
+    max_tokens: Annotated[int, tyro.conf.arg(metavar="N")] = 256
+    """Longest thought, its answer included."""
+    temperature: Annotated[float, tyro.conf.arg(metavar="T")] = 1.0
+    """0 is greedy, for k = 1."""
+    top_p: Annotated[float, tyro.conf.arg(metavar="P")] = 1.0
+    """Draw from the smallest set of tokens that reaches this probability."""
+    seed: Annotated[int, tyro.conf.arg(metavar="N")] = 0
+    """Of the generated problems and of the samples."""
+    instruct: Instruct = "auto"
+    """Ask for a thought between think marks and a boxed answer; auto: unless the model is tiny or was trained here."""
+    concurrency: Annotated[int, tyro.conf.arg(metavar="N")] = 64
+    """Problems at work at one time."""
+    dtype: Annotated[str, tyro.conf.arg(metavar="auto|bf16|fp32")] = "auto"
+    """What to compute in."""
+    out: Annotated[str, tyro.conf.arg(metavar="RUN", help_behavior_hint="(default: runs/eval-TIME)")] = ""
+    """The run's folder."""
+
+
+def eval(words: list[str]) -> int:
+    """Run or go on with an evaluation; the path of its report is printed last."""
+    folder = resumed(words, PROG)
+    if folder is None:
+        config: Config = tyro.cli(Config, prog=PROG, description=DESCRIPTION, args=words)
+    else:
+        config = config_of(folder, RUN, Config)
+    for name in ("k", "concurrency"):
+        if getattr(config, name) < 1:
+            raise ValueError(f"{name} is {getattr(config, name)}; it must be at least 1")
+    if config.temperature == 0 and config.k > 1:
+        raise ValueError(f"temperature 0 draws the same answer {config.k} times; take k=1 or a temperature above 0")
+    if (found := find(config.model)).kind == "path":  # a run's newest checkpoint must stay the same when resumed
+        config = replace(config, model=found.value)
+    sampling = Sampling(config.max_tokens, config.temperature, config.top_p, seed=config.seed)
+    task = open_task(config.problems, question=config.question, answer=config.answer)
+    problems = task.load(config.split, count=config.limit, seed=config.seed)
+    if instructs(config.model, config.instruct):
+        problems = [replace(problem, messages=instructed(problem.messages)) for problem in problems]
+    if folder is None:
+        folder = folder_of(RUN, config.out, None)
+        config = replace(config, out=str(folder))
+        write_config(folder, RUN, config, resume=False)
+    store = open_store(folder / "store")
+    done = _drawn(store, problems)
+    todo = [problem for problem in problems if problem.id not in done]
+    began = time.perf_counter()
+    if todo:
+        if is_untrained(config.model):
+            tell(UNTRAINED)
+        most = len(todo) * config.k * config.max_tokens
+        tell(
+            f"{len(todo):,} problems × {config.k} × up to {config.max_tokens} tokens: at most {most:,} to draw"
+            + (f" ({len(done):,} problems are drawn already)" if done else "")
+        )
+        try:
+            asyncio.run(_draw(config, task, todo, sampling, store))
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"{PROG} --resume {folder}") from None
+        except ConnectionError as error:
+            raise ConnectionError(f"{error}; go on with: {PROG} --resume {folder}") from error
+    # Of a run in several parts only the last one's time is known, which would mislead.
+    _report(folder, config, problems, store, 0.0 if done else time.perf_counter() - began)
+    return 0
+
+
+def _drawn(store: Store, problems: Sequence[Problem]) -> set[str]:
+    """The problems that the store holds answers to; those that the engine failed on altogether do not count.
+
+    Raises:
+        ValueError: the store holds a problem that is not, or no longer, among them.
+    """
+    asked = {problem.id: problem.messages for problem in problems}
+    done = set()
+    for trace in store.traces(run=RUN):
+        if asked.get(trace.problem_id) != trace.messages:
+            raise ValueError(f"problem {trace.problem_id} is not what it was when {store.path} was begun; start anew")
+        if trace.stop != "error":
+            done.add(trace.problem_id)
+    return done
+
+
+async def _draw(config: Config, task: Task, problems: Sequence[Problem], sampling: Sampling, store: Store) -> None:
+    """Draw and grade the answers and keep them, whole problems at a time.
+
+    Raises:
+        ConnectionError: the engine failed on `FAILURES` problems in a row.
+    """
+    failures = waiting = 0
+    flushed = time.monotonic()
+    with tqdm(total=len(problems), unit="problem", desc=public(config.model), smoothing=0.05) as bar:
+        right = judged = 0
+
+        def progress(traces: Sequence[Trace]) -> None:
+            nonlocal right, judged
+            rewards = [trace.reward for trace in traces if trace.reward is not None]
+            right, judged = right + sum(reward >= 1 for reward in rewards), judged + len(rewards)
+            bar.set_postfix_str(f"{right / judged:.1%} right" if judged else "", refresh=False)
+            bar.update()
+
+        # The writer never flushes by itself: a problem must not be cut in two, or it would count as drawn.
+        with store.writer(RUN, rows=1 << 40, size=1 << 60) as writer:
+            async with opened(config.model, config.dtype) as engine:
+                stream = rollout(
+                    problems,
+                    engine,
+                    search=partial(best_of_n, n=config.k),
+                    grade=task.grade,
+                    sampling=sampling,
+                    concurrency=config.concurrency,
+                    progress=progress,
+                )
+                async with aclosing(stream) as groups:
+                    async for traces in groups:
+                        writer.extend(traces)
+                        waiting += len(traces)
+                        if waiting >= FLUSH_TRACES or time.monotonic() - flushed > FLUSH_SECONDS:
+                            writer.flush()
+                            waiting, flushed = 0, time.monotonic()
+                        failures = failures + 1 if all(trace.stop == "error" for trace in traces) else 0
+                        if failures == min(FAILURES, len(problems)):
+                            raise ConnectionError(
+                                f"the engine failed on {failures} problems in a row: {_fault(traces)}"
+                            )
+
+
+def _fault(traces: Sequence[Trace]) -> str:
+    return traces[0].steps[-1].text if traces[0].steps else "no sample ended"
+
+
+def _report(folder: Path, config: Config, problems: Sequence[Problem], store: Store, seconds: float) -> None:
+    """Measure what the store holds, print the table, write the page."""
+    from forethought.scaling.measure import Pool, gather  # with the page's matplotlib, a second that --help saves
+    from forethought.scaling.report import write_report
+    from forethought.scaling.stages import Report, Stage, save_report
+    from forethought.scaling.table import table
+
+    pools: dict[str, Pool] = {}
+    known = {problem.id: problem for problem in problems}
+    for problem_id, traces in groupby(store.traces(run=RUN), key=lambda trace: trace.problem_id):
+        (pool,) = gather(traces, [known[problem_id]])
+        if problem_id in pools:  # drawn again after the engine had failed on all of it
+            samples = (*pools[problem_id].samples, *pool.samples)
+            pool = replace(pool, samples=tuple(sample for sample in samples if sample.stop != "error") or samples)
+        pools[problem_id] = pool
+    ks = tuple(sorted({*(1 << i for i in range(config.k.bit_length())), config.k}))
+    config = replace(config, model=public(config.model))
+    stage = Stage(config.model, tuple(pools.values()), seconds=seconds)
+    say(table(stage, ks))
+    record = Report(
+        title=f"{Path(config.problems).name}, {len(pools):,} problems",
+        model=described(config.model),
+        stages=(stage,),
+        ks=ks,
+        config=asdict(config),
+        command=typed(PROG, config),
+    )
+    save_report(folder, record)
+    say(str(write_report(folder / "report.html", record)))

@@ -1,0 +1,84 @@
+"""From a `--model` string to the engine that draws from it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from forethought.engines.http import connect
+from forethought.engines.models import Resolved, resolve
+from forethought.types import Engine
+
+KEY = "FORETHOUGHT_API_KEY"
+"""The one environment variable that a server's key is read from."""
+
+LOCAL = ("torch", "transformers", "tokenizers", "gguf", "safetensors")
+"""What the extra `local` brings."""
+
+
+@contextmanager
+def needing_weights(what: str) -> Iterator[None]:
+    """Around an import of whatever loads weights: says which extra is missing, in a `ValueError`."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in LOCAL:
+            raise
+        raise ValueError(
+            f"{what} needs {missing}, which is not installed: pip install 'forethought[local]', "
+            "or name a server (http://host:port/v1#model-name)"
+        ) from error
+
+
+def find(model: str) -> Resolved:
+    """`resolve(model)`, where the folder of a run stands for its newest checkpoint.
+
+    Raises:
+        ValueError: an unknown model, or a run that has no checkpoint yet.
+    """
+    found = resolve(model)
+    run = Path(found.value)
+    if found.kind != "path" or not (run / "checkpoints").is_dir():
+        return found
+    steps = [path for path in (run / "checkpoints").glob("step-*") if (path / "state.json").is_file()]
+    if not steps:
+        raise ValueError(f"the run {run} has no checkpoint yet; go on with it by --resume, or name another model")
+    return Resolved("path", str(max(steps, key=lambda path: int(path.name.removeprefix("step-")))))
+
+
+def is_trained_here(model: str) -> bool:
+    """Is it `tiny`, or a checkpoint that a recipe wrote? Such a model needs no instruction to think in our form."""
+    found = find(model)
+    return found.kind == "tiny" or (found.kind == "path" and (Path(found.value) / "state.json").is_file())
+
+
+def open_engine(model: str, *, dtype: str = "auto", api_key: str | None = None, max_rows: int = 128) -> Engine:
+    """The engine over whatever `model` means (`models.resolve`; the folder of a run is its newest checkpoint).
+
+    Args:
+        model: `smollm2-135m`, `tiny`, a checkpoint or a run, a hub's `org/name`, or `http://host:port/v1#model-name`.
+        dtype: auto, bf16 or fp32, for weights that are computed with here.
+        api_key: of a server; else that of the environment's `FORETHOUGHT_API_KEY`, and no other variable's.
+        max_rows: samples that are decoded together, for weights that are computed with here.
+
+    Raises:
+        ValueError: an unknown model, one that does not load, or torch or transformers not installed.
+        FetchError: the embedded model could not be fetched.
+    """
+    found = find(model)
+    if found.kind == "http":
+        return connect(found.value, api_key=api_key or os.environ.get(KEY))
+    with needing_weights(model):
+        from forethought.engines.local import open_local
+    return open_local(found.value, dtype=dtype, max_rows=max_rows, label=_label(found))
+
+
+def _label(found: Resolved) -> str:
+    """What the engine is called: a run's checkpoint as `run@step`, anything else by its last word."""
+    path = Path(found.value)
+    if found.kind == "path" and path.parent.name == "checkpoints" and (path / "state.json").is_file():
+        return f"{path.absolute().parent.parent.name}@{int(path.name.removeprefix('step-'))}"
+    return path.name
