@@ -39,7 +39,7 @@ OPTIONS: dict[str, Option] = {
 }
 
 
-def task(spec: str, *, digits: range = range(3, 4)) -> Task:
+def task(spec: str, *, digits: range = range(1, 6)) -> Task:
     """Two numbers of the same length, the length uniform over `digits`; `meta` has digits, a and b."""
     return Task(
         name=spec,
@@ -82,4 +82,4 @@ def _draw(rng: random.Random, *, digits: range) -> Draft:
     a, b = rng.randint(low, high), rng.randint(low, high)
     # 3 + 5 in train and 5 + 3 in test would be one problem in both.
     key = f"{min(a, b)}+{max(a, b)}"
-    return Draft(key, f"{a} + {b} = ?", str(a + b), {"digits": length, "a": a, "b": b})
+    return Draft(key, f"{a} + {b} = ?", str(a + b), {"level": length, "digits": length, "a": a, "b": b})

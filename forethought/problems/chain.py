@@ -73,5 +73,5 @@ def _draw(rng: random.Random, *, steps: int, modulus: int) -> Draft:
         for before, name, move in zip(ascii_lowercase, ascii_lowercase[1:], moves, strict=False)
     ]
     question = f"Mod {modulus}: {', '.join([f'a={start}', *links])}. {ascii_lowercase[steps]}=?"
-    meta = {"steps": steps, "modulus": modulus, "start": start, "moves": moves}
+    meta = {"level": steps, "steps": steps, "modulus": modulus, "start": start, "moves": moves}
     return Draft(question, question, str(value), meta)

@@ -153,4 +153,4 @@ def _draw(rng: random.Random, *, numbers: int, most: int, target: int) -> Draft:
     # ast takes the outer parentheses, and those that precedence makes needless, away.
     answer = ast.unparse(ast.parse(expression, mode="eval"))
     key = f"{','.join(map(str, sorted(given)))}={value}"
-    return Draft(key, question, answer, {"numbers": given, "target": value})
+    return Draft(key, question, answer, {"level": len(given), "numbers": given, "target": value})

@@ -52,4 +52,4 @@ def _draw(rng: random.Random, *, terms: int, most: int) -> Draft:
     question = f"{' + '.join(map(str, numbers))} = ?"
     # The order of the terms makes no new problem.
     key = "+".join(map(str, sorted(numbers)))
-    return Draft(key, question, str(sum(numbers)), {"terms": terms, "most": most, "numbers": numbers})
+    return Draft(key, question, str(sum(numbers)), {"level": terms, "terms": terms, "most": most, "numbers": numbers})

@@ -1,0 +1,8 @@
+"""One file per method: the command and the number to expect, a `Config`, a loop that fits on a screen."""
+
+RECIPES: dict[str, str] = {
+    "sft": "imitate worked examples",
+    "star": "imitate its own correct thoughts, restarting from the base each round (STaR)",
+    "grpo": "reinforce thoughts by how much better than their group they are (GRPO, Dr. GRPO, DAPO, RLOO)",
+}
+"""What `forethought train` can run: each is a module here with `Config` and `main(config, resume)`."""

@@ -77,7 +77,7 @@ def _smollm2_checkpoint() -> Path:
 
     The 4-bit weights are dequantised to float32 and nothing else is done to them.
     """
-    target = cache_folder() / "smollm2-135m"
+    target = cache_folder() / "smollm2-135m-float32"
     if (target / "config.json").exists():
         return target
     model, tokenizer = _read(smollm2_path())

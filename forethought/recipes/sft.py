@@ -1,0 +1,97 @@
+"""Supervised fine-tuning on worked examples: the cold start that every other recipe begins with.
+
+    forethought train sft --model smollm2-135m --problems sums
+
+teaches the embedded model to think in our form; `docs/LOG.md` has what it gained and in how long.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from forethought.engines.local import TinyConfig
+from forethought.problems import open_task
+from forethought.recipes.run import batches, begin
+from forethought.recipes.student import Student
+from forethought.train import checkpoint
+from forethought.train.data import supervised
+from forethought.train.losses import nll
+
+
+@dataclass(frozen=True)
+class Config:
+    """Supervised fine-tuning on worked examples."""
+
+    model: str = "tiny"
+    """smollm2-135m, tiny, a checkpoint's folder, or a hub name."""
+    problems: str = "sums"
+    """A task, as `sums:terms=3,most=12`, or a file of problems with worked solutions."""
+    examples: int = 256
+    """Worked examples."""
+    batch: int = 16
+    """Examples in one step."""
+    steps: int = 16
+    """Optimizer steps."""
+    lr: float = 2e-4
+    """Peak learning rate."""
+    warmup: int = 4
+    """Steps over which the rate rises."""
+    eval_problems: int = 200
+    """Held-out problems; 0 measures nothing."""
+    eval_samples: int = 4
+    """Thoughts for each of them."""
+    max_tokens: int = 128
+    """Longest thought when measuring."""
+    save_every: int = 50
+    """Steps between checkpoints; the last step is always kept."""
+    layers: int = 4
+    """Of a fresh `tiny`."""
+    width: int = 192
+    """Of a fresh `tiny`."""
+    dtype: str = "auto"
+    """auto, bf16 or fp32."""
+    sinks: tuple[str, ...] = ()
+    """More places for metrics: trackio, tensorboard, wandb."""
+    seed: int = 0
+    """Of problems, order and samples."""
+    out: str = ""
+    """The run's folder; runs/sft-TIME by default."""
+
+    def __post_init__(self) -> None:
+        for name in ("examples", "batch", "steps", "max_tokens", "eval_samples", "save_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+
+
+def main(config: Config, resume: Path | None = None) -> Path:
+    """Run the recipe and return its folder; raises KeyboardInterrupt once the place is saved after Ctrl-C."""
+    task = open_task(config.problems)
+    if task.worked is None:
+        raise ValueError(f"{config.problems} has no worked examples to imitate; sft needs a task or file that does")
+    student = Student.load(
+        config.model, tiny=TinyConfig(config.layers, config.width, seed=config.seed), dtype=config.dtype
+    )
+    learner = student.learner(lr=config.lr, warmup=config.warmup, decay="linear", total=config.steps + 1)
+    place = checkpoint.latest(resume) if resume else None
+    first = checkpoint.load(place, learner).step if place else 0
+
+    with begin("sft", config, resume, place) as run:
+        examples = [(p.messages, task.worked(p)) for p in task.load("train", count=config.examples, seed=config.seed)]
+        data = supervised(examples, student.tokenizer)
+        plan = batches(data, config.batch, config.steps, config.seed)
+        tokens = sum(len(datum.tokens) for batch in plan for datum in batch)
+        print(f"{config.steps} steps of {config.batch} examples, {tokens:,} tokens to learn from -> {run.folder}")
+        student.examine("as it is", run, task, config)
+        for step in tqdm(range(first, config.steps), initial=first, total=config.steps, desc="sft", unit="step"):
+            metrics = learner.step(plan[step], nll)
+            student.training_tokens += int(metrics["computed"])
+            run.metrics.log(step + 1, metrics)
+            if run.due(step + 1, config.steps, config.save_every):
+                checkpoint.save(run.folder, step + 1, learner, state={}, tokenizer=student.tokenizer)
+            run.raise_if_asked()
+        student.refresh(config.steps)
+        student.examine("worked examples", run, task, config)
+    return run.folder

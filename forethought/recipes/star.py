@@ -1,0 +1,204 @@
+"""STaR: bootstrap reasoning with reasoning (Zelikman et al. 2022, arXiv 2203.14465), algorithm 1.
+
+    forethought train star --model tiny --problems addition
+    forethought train star --model tiny --problems addition --rationalise
+
+Each iteration thinks about fresh problems, keeps the thoughts whose answer is right and trains the base on them:
+always the base, not the model of the iteration before. With `--rationalise` a problem that failed is asked again with
+its answer shown, and what then succeeds is learned without the hint. On addition of 1 to 5 digits the lengths are
+learned one after the other without it, and together with it; `docs/LOG.md` has the curves, `docs/labs.md` the lab.
+
+A fresh `tiny` has read nothing, so worked examples stand in for the paper's pretraining and few-shot prompt: `easy` of
+the easiest level, `shown` of each other one, each with and without the hint. `--cold-steps 0` skips them for a model
+that already thinks in our form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from forethought.engines.local import TinyConfig
+from forethought.problems import Task, open_task
+from forethought.recipes.run import Run, batches, begin, levels_of, step_of
+from forethought.recipes.student import Student, hinted
+from forethought.search.seeds import derive
+from forethought.train import checkpoint
+from forethought.train.data import star, supervised
+from forethought.train.losses import nll
+from forethought.types import Datum, Messages, Problem, Sampling, Trace
+
+
+@dataclass(frozen=True)
+class Config:
+    """Imitate its own correct thoughts, restarting from the base each round."""
+
+    model: str = "tiny"
+    """tiny, smollm2-135m, a checkpoint's folder, or a hub name."""
+    problems: str = "addition"
+    """A task, as `addition:digits=1-5`, or a file of problems."""
+    iterations: int = 12
+    """Rounds of thinking and learning."""
+    fresh: int = 2000
+    """Problems thought about in one iteration."""
+    samples: int = 1
+    """Thoughts for each of them."""
+    temperature: float = 0.0
+    """Of these thoughts; the paper's are close to greedy. More samples than one need more than 0."""
+    rationalise: bool = False
+    """Ask again, with the answer shown, where every thought failed."""
+    per_problem: int = 4
+    """Most thoughts of one problem to learn from."""
+    restart: bool = True
+    """Train the base each time; `--no-restart` goes on from the iteration before."""
+    first_steps: int = 60
+    """Optimizer steps of the first iteration."""
+    grow: float = 1.2
+    """Each iteration takes this many times the steps of the one before."""
+    batch: int = 32
+    """Thoughts in one step."""
+    lr: float = 1e-3
+    """Peak learning rate."""
+    warmup: int = 5
+    """Steps over which the rate rises."""
+    easy: int = 100
+    """Worked examples of the easiest level in the cold start."""
+    shown: int = 10
+    """Worked examples of each other level in the cold start."""
+    cold_steps: int = 150
+    """Optimizer steps of the cold start."""
+    eval_problems: int = 500
+    """Held-out problems; 0 measures nothing."""
+    eval_samples: int = 1
+    """Thoughts for each of them."""
+    eval_temperature: float = 0.0
+    """Of these thoughts."""
+    max_tokens: int = 200
+    """Longest thought."""
+    layers: int = 4
+    """Of a fresh `tiny`."""
+    width: int = 128
+    """Of a fresh `tiny`."""
+    dtype: str = "auto"
+    """auto, bf16 or fp32."""
+    sinks: tuple[str, ...] = ()
+    """More places for metrics: trackio, tensorboard, wandb."""
+    seed: int = 0
+    """Of problems, order, weights and samples."""
+    out: str = ""
+    """The run's folder; runs/star-TIME by default."""
+
+    def __post_init__(self) -> None:
+        for name in ("iterations", "fresh", "samples", "per_problem", "first_steps", "batch", "max_tokens"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(f"samples is {self.samples} at temperature 0: they would all be equal; raise temperature")
+        if self.grow <= 0:
+            raise ValueError(f"grow is {self.grow}; it must be above 0")
+
+    def steps(self, iteration: int) -> int:
+        """Optimizer steps of an iteration, counted from 0."""
+        return round(self.first_steps * self.grow**iteration)
+
+
+def main(config: Config, resume: Path | None = None) -> Path:
+    """Run the recipe and return its folder; raises KeyboardInterrupt once the place is saved after Ctrl-C."""
+    task = open_task(config.problems)
+    place = checkpoint.latest(resume) if resume else None
+    base_folder = (resume or Path()) / "base"
+    begun = resume is not None and (base_folder / "config.json").exists()
+    shape = TinyConfig(config.layers, config.width, seed=config.seed)
+    student = Student.load(str(base_folder) if begun else config.model, tiny=shape, dtype=config.dtype)
+
+    with begin("star", config, resume, place) as run:
+        total = sum(map(config.steps, range(config.iterations)))
+        thoughts = config.iterations * config.fresh * config.samples * (2 if config.rationalise else 1)
+        print(f"at most {thoughts:,} thoughts of {config.max_tokens} tokens, {total:,} steps -> {run.folder}")
+        if not begun:
+            cold_start(student, task, config)
+            student.model.save_pretrained(run.folder / "base")
+            student.tokenizer.save_pretrained(run.folder / "base")
+        base = student.weights()
+        if place is not None:
+            checkpoint.load(place, student.learner(lr=config.lr))
+        student.refresh(step_of(place))
+        student.examine("base", run, task, config)
+        for iteration in range(step_of(place), config.iterations):
+            data, stats = think(student, run, task, config, iteration)
+            if config.restart:
+                student.restore(base)
+            steps = config.steps(iteration)
+            learner = student.learner(lr=config.lr, warmup=config.warmup, decay="linear", total=steps + 1)
+            plan = batches(data, config.batch, steps, derive(config.seed, "order", iteration) or 0)
+            for batch in tqdm(plan, desc=f"iteration {iteration + 1}: learn", unit="step", leave=False):
+                metrics = learner.step(batch, nll)
+                student.training_tokens += int(metrics["computed"])
+            run.metrics.log(iteration + 1, {**stats, **metrics})
+            student.refresh(iteration + 1)
+            student.examine(f"iteration {iteration + 1}", run, task, config)
+            run.writer.flush()
+            checkpoint.save(run.folder, iteration + 1, learner, state={}, tokenizer=student.tokenizer)
+            run.raise_if_asked()
+    return run.folder
+
+
+def think(
+    student: Student, run: Run, task: Task, config: Config, iteration: int
+) -> tuple[list[Datum], dict[str, float]]:
+    """The correct thoughts of one iteration on problems no iteration before has seen, and what became of the rest."""
+    problems = task.load("train", count=config.fresh, seed=config.seed + 1 + iteration)
+    sampling = Sampling(config.max_tokens, config.temperature, seed=derive(config.seed, "think", iteration))
+    groups = student.sample(problems, task, config.samples, sampling, f"iteration {iteration + 1}: think")
+    run.keep(groups)
+    rationales: list[list[Trace]] = []
+    if config.rationalise:
+        failed = [p for p, group in zip(problems, groups, strict=True) if all(t.reward == 0 for t in group)]
+        rationales = student.sample(
+            [hinted(p) for p in failed], task, config.samples, sampling, f"iteration {iteration + 1}: rationalise"
+        )
+        run.keep(rationales)
+    # What was sampled with the hint in sight is learned without it.
+    plain: dict[str, Messages] = {problem.id: problem.messages for problem in problems}
+    data, stats = star(
+        [*groups, *rationales], student.tokenizer, per_problem=config.per_problem, prompts=plain, seed=config.seed
+    )
+    if not data:
+        raise ValueError(
+            f"none of {len(problems)} thoughts of iteration {iteration + 1} was right, so there is nothing to learn "
+            "from; take easier problems or more worked examples (--easy, --shown, --cold-steps)"
+        )
+    stats["rationales"] = sum(trace.reward == 1 for group in rationales for trace in group)
+    stats |= _sound(task, problems, groups, "thoughts") | _sound(task, problems, rationales, "rationales")
+    return data, stats
+
+
+def cold_start(student: Student, task: Task, config: Config) -> None:
+    """Teach the form: worked examples, each with the hint and without."""
+    if not config.cold_steps:
+        return
+    if task.worked is None:
+        raise ValueError(f"{task.name} has no worked examples; give --cold-steps 0 and a model that knows the form")
+    pool = task.load("train", count=50 * (config.easy + config.shown), seed=config.seed)
+    levels = list(levels_of(pool).values())
+    chosen = levels[0][: config.easy] + [problem for level in levels[1:] for problem in level[: config.shown]]
+    examples = [(asked.messages, task.worked(p)) for p in chosen for asked in (p, hinted(p))]
+    data = supervised(examples, student.tokenizer)
+    learner = student.learner(lr=config.lr, warmup=config.warmup, decay="linear", total=config.cold_steps + 1)
+    for batch in tqdm(batches(data, config.batch, config.cold_steps, config.seed), desc="cold start", unit="step"):
+        student.training_tokens += int(learner.step(batch, nll)["computed"])
+
+
+def _sound(task: Task, problems: Sequence[Problem], groups: Sequence[Sequence[Trace]], name: str) -> dict[str, Any]:
+    """Share of right thoughts whose every step is right too, where the task can tell (a right answer may rest
+    on wrong reasoning, and a hint invites that)."""
+    if task.labels is None:
+        return {}
+    known = {problem.id: problem for problem in problems}
+    right = [trace for group in groups for trace in group if trace.reward == 1]
+    sound = sum(all(label != 0 for label in task.labels(known[t.problem_id], t)) for t in right)
+    return {f"sound_{name}": sound / len(right)} if right else {}
