@@ -677,3 +677,30 @@ def test_a_password_in_a_url_is_not_shown(tmp_path: Path) -> None:
     assert model.public("http://me:secret@127.0.0.1:1/v1#m") == "http://127.0.0.1:1/v1#m"
     assert model.described("http://me:secret@127.0.0.1:1/v1#m") == "m behind http://127.0.0.1:1/v1"
     assert model.public("org/na@me") == "org/na@me"
+
+
+# --- the README ---
+
+
+def test_the_readmes_code_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As it stands: a vote of eight beats one sample, and every thought is in the store."""
+    (code,) = re.findall(r"```python\n(.*?)```", (Path(__file__).parent.parent / "README.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "README.md", "exec"), {"__name__": "readme"})
+    first, voted = (float(value) for value in re.findall(r"value=([\d.]+)", capsys.readouterr().out))
+    assert 0 < first < voted <= 1
+    assert open_store(tmp_path / "runs" / "store").summary().runs[0].traces == 512
+
+
+def test_the_readmes_commands_are_there(cli: Cli) -> None:
+    """Each command of the tour is one, with options that it has."""
+    page = (Path(__file__).parent.parent / "README.md").read_text()
+    lines = re.findall(r"^forethought (.*)$", page, re.MULTILINE)
+    assert len(lines) > 8
+    for line in lines:
+        words = [word for word in line.partition("#  ")[0].split() if not word.startswith('"')]
+        command = words[: 2 if words[0] in ("train", "store") else 1]
+        options = {word for word in words if word.startswith("--")}
+        assert options <= set(re.findall(r"--[\w-]+", cli(*command, "--help").out)), line
