@@ -57,7 +57,7 @@ def task(spec: str, path: Path, *, question: str, answer: str) -> Task:
 
     # "What percent ...?" has the bare number as its gold in these collections.
     graded = partial(grade, mark=MARK, percent="unit")
-    return Task(name=spec, load=load, grade=graded, worked=worked if spec.startswith("gsm8k:") else None)
+    return Task(spec, load, graded, worked=worked if spec.startswith("gsm8k:") else None, finite=True)
 
 
 def gold(cell: str) -> str:

@@ -34,6 +34,8 @@ class Task:
     """Training time: may read the answer."""
     worked: Callable[[Problem], str] | None = None
     """The text of a whole worked example (`thought.marks.compose`); `None` where the task cannot make one."""
+    finite: bool = False
+    """Is there a last problem (a file's), or can more always be made?"""
     labels: Callable[[Problem, Trace], tuple[float | None, ...]] | None = None
     """True labels, one for each step of the trace: 1 right, 0 wrong, `None` where the step claims nothing; `None`
     where the task does not know them."""

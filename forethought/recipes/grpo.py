@@ -11,7 +11,6 @@ is left of its rollout is part of the checkpoint.
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,14 +21,14 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from forethought.problems import Task, open_task
-from forethought.recipes.run import Run, begin, step_of
+from forethought.recipes.run import Run, begin, prompts, step_of
 from forethought.recipes.student import Student
 from forethought.search.seeds import derive
 from forethought.train import checkpoint
 from forethought.train.data import grpo
 from forethought.train.learner import Learner
 from forethought.train.losses import policy_gradient
-from forethought.types import Datum, Problem, Sampling
+from forethought.types import Datum, Sampling
 
 METHODS: dict[str, tuple[dict[str, Any], Literal["sequences", "tokens"]]] = {
     "grpo": ({"baseline": "mean", "scale": "std", "length": "sequence"}, "sequences"),
@@ -153,15 +152,6 @@ Batch = tuple[list[Datum], list[tuple[float, ...]] | None]
 """Data of one optimizer step, and the learner's log-probabilities of them when they were drawn."""
 
 
-def prompts(task: Task, count: int, number: int, seed: int) -> list[Problem]:
-    """The `number`-th `count` training problems. A file's are shuffled, and again whenever all have been taken."""
-    taken = number * count
-    found = task.load("train", count=taken + count, seed=seed)
-    if len(found) == taken + count:
-        return found[taken:]
-    return [found[index] for index in _endless(len(found), taken, count, seed)]
-
-
 def _roll_out(
     student: Student, learner: Learner, run: Run, task: Task, config: Config, step: int, weigh: dict[str, Any]
 ) -> tuple[list[Batch], dict[str, float]]:
@@ -176,17 +166,6 @@ def _roll_out(
     # With one update the ratio is 1 by definition; with more, it is taken against the weights that drew the data.
     rows = learner.logprobs(data) if config.updates > 1 and data else None
     return [(cut, rows[i * size : (i + 1) * size] if rows else None) for i, cut in enumerate(cuts)], stats
-
-
-def _endless(size: int, taken: int, count: int, seed: int) -> list[int]:
-    """`count` indices below `size` after the first `taken` of endless shuffled epochs."""
-    found: list[int] = []
-    for index in range(taken, taken + count):
-        epoch, at = divmod(index, size)
-        order = list(range(size))
-        random.Random(f"{seed}/{epoch}").shuffle(order)
-        found.append(order[at])
-    return found
 
 
 def _unpacked(data: Sequence[Datum], sizes: Sequence[tuple[int, Any]]) -> list[Batch]:

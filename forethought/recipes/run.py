@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from forethought import __version__
+from forethought.problems import Task
 from forethought.scaling.report import rebuild
 from forethought.scaling.stages import FILE, Report, Stage, load_report, save_report
 from forethought.store import Writer, open_store
@@ -52,13 +53,11 @@ class Run:
         for group in groups:
             self.writer.extend(group)
 
-    def add(self, stage: Stage, ks: Sequence[int], model: str, title: str, notes: Sequence[str] = ()) -> Path:
+    def add(self, stage: Stage, ks: Sequence[int], model: str, title: str) -> Path:
         """Take up what was measured, and write `stages.json` and `report.html` with all of it."""
         self.stages.append(stage)
         command = f"forethought train {self.recipe} --config {self.folder / 'config.json'}"
-        report = Report(
-            title, model, tuple(self.stages), tuple(ks), config=asdict(self.config), command=command, notes=tuple(notes)
-        )
+        report = Report(title, model, tuple(self.stages), tuple(ks), config=asdict(self.config), command=command)
         save_report(self.folder, report)
         return rebuild(self.folder)
 
@@ -167,6 +166,20 @@ def batches(items: Sequence[T], size: int, steps: int, seed: int) -> list[list[T
         rng.shuffle(epoch)
         order += epoch
     return [order[step * size : (step + 1) * size] for step in range(steps)]
+
+
+def prompts(task: Task, count: int, number: int, seed: int) -> list[Problem]:
+    """The `number`-th `count` training problems, counted from 0. A file's come in shuffled epochs without end."""
+    taken = number * count
+    if not task.finite:
+        return task.load("train", count=taken + count, seed=seed)[taken:]
+    problems = task.load("train")
+    epochs: dict[int, list[Problem]] = {}
+    for epoch in range(taken // len(problems), (taken + count - 1) // len(problems) + 1):
+        epochs[epoch] = list(problems)
+        random.Random(f"{seed}/{epoch}").shuffle(epochs[epoch])
+    places = (divmod(index, len(problems)) for index in range(taken, taken + count))
+    return [epochs[epoch][at] for epoch, at in places]
 
 
 def levels_of(problems: Sequence[Problem]) -> Mapping[str, list[Problem]]:

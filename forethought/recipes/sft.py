@@ -16,6 +16,7 @@ from forethought.engines.local import TinyConfig
 from forethought.problems import open_task
 from forethought.recipes.run import batches, begin
 from forethought.recipes.student import Student
+from forethought.thought.marks import direct
 from forethought.train import checkpoint
 from forethought.train.data import supervised
 from forethought.train.losses import nll
@@ -31,6 +32,8 @@ class Config:
     """A task, as `sums:terms=3,most=12`, or a file of problems with worked solutions."""
     examples: int = 256
     """Worked examples."""
+    direct: bool = False
+    """Imitate the bare answers, without a thought: what the thought is worth, by leaving it out."""
     batch: int = 16
     """Examples in one step."""
     steps: int = 16
@@ -69,17 +72,18 @@ class Config:
 def main(config: Config, resume: Path | None = None) -> Path:
     """Run the recipe and return its folder; raises KeyboardInterrupt once the place is saved after Ctrl-C."""
     task = open_task(config.problems)
-    if task.worked is None:
-        raise ValueError(f"{config.problems} has no worked examples to imitate; sft needs a task or file that does")
+    worked = (lambda problem: direct(problem.answer)) if config.direct else task.worked
+    if worked is None:
+        raise ValueError(f"{config.problems} has no worked examples to imitate; take another task, or --direct")
     student = Student.load(
         config.model, tiny=TinyConfig(config.layers, config.width, seed=config.seed), dtype=config.dtype
     )
-    learner = student.learner(lr=config.lr, warmup=config.warmup, decay="linear", total=config.steps + 1)
+    learner = student.schooled(config.lr, config.warmup, config.steps)
     place = checkpoint.latest(resume) if resume else None
     first = checkpoint.load(place, learner).step if place else 0
 
     with begin("sft", config, resume, place) as run:
-        examples = [(p.messages, task.worked(p)) for p in task.load("train", count=config.examples, seed=config.seed)]
+        examples = [(p.messages, worked(p)) for p in task.load("train", count=config.examples, seed=config.seed)]
         data = supervised(examples, student.tokenizer)
         plan = batches(data, config.batch, config.steps, config.seed)
         tokens = sum(len(datum.tokens) for batch in plan for datum in batch)

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from forethought.engines.local import TinyConfig
 from forethought.problems import Task, open_task
-from forethought.recipes.run import Run, batches, begin, levels_of, step_of
+from forethought.recipes.run import Run, batches, begin, levels_of, prompts, step_of
 from forethought.recipes.student import Student, hinted
 from forethought.search.seeds import derive
 from forethought.train import checkpoint
@@ -121,8 +121,7 @@ def main(config: Config, resume: Path | None = None) -> Path:
         print(f"at most {thoughts:,} thoughts of {config.max_tokens} tokens, {total:,} steps -> {run.folder}")
         if not begun:
             cold_start(student, task, config)
-            student.model.save_pretrained(run.folder / "base")
-            student.tokenizer.save_pretrained(run.folder / "base")
+            student.save(run.folder / "base")
         base = student.weights()
         if place is not None:
             checkpoint.load(place, student.learner(lr=config.lr))
@@ -133,7 +132,7 @@ def main(config: Config, resume: Path | None = None) -> Path:
             if config.restart:
                 student.restore(base)
             steps = config.steps(iteration)
-            learner = student.learner(lr=config.lr, warmup=config.warmup, decay="linear", total=steps + 1)
+            learner = student.schooled(config.lr, config.warmup, steps)
             plan = batches(data, config.batch, steps, derive(config.seed, "order", iteration) or 0)
             for batch in tqdm(plan, desc=f"iteration {iteration + 1}: learn", unit="step", leave=False):
                 metrics = learner.step(batch, nll)
@@ -151,7 +150,7 @@ def think(
     student: Student, run: Run, task: Task, config: Config, iteration: int
 ) -> tuple[list[Datum], dict[str, float]]:
     """The correct thoughts of one iteration on problems no iteration before has seen, and what became of the rest."""
-    problems = task.load("train", count=config.fresh, seed=config.seed + 1 + iteration)
+    problems = prompts(task, config.fresh, iteration, config.seed + 1)
     sampling = Sampling(config.max_tokens, config.temperature, seed=derive(config.seed, "think", iteration))
     groups = student.sample(problems, task, config.samples, sampling, f"iteration {iteration + 1}: think")
     run.keep(groups)
@@ -188,7 +187,7 @@ def cold_start(student: Student, task: Task, config: Config) -> None:
     chosen = levels[0][: config.easy] + [problem for level in levels[1:] for problem in level[: config.shown]]
     examples = [(asked.messages, task.worked(p)) for p in chosen for asked in (p, hinted(p))]
     data = supervised(examples, student.tokenizer)
-    learner = student.learner(lr=config.lr, warmup=config.warmup, decay="linear", total=config.cold_steps + 1)
+    learner = student.schooled(config.lr, config.warmup, config.cold_steps)
     for batch in tqdm(batches(data, config.batch, config.cold_steps, config.seed), desc="cold start", unit="step"):
         student.training_tokens += int(learner.step(batch, nll)["computed"])
 

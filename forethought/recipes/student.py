@@ -6,11 +6,15 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
 from forethought.engines.local import LocalEngine, TinyConfig, load_model
+from forethought.engines.local.quiet import quiet
+from forethought.engines.models import MODELS
+from forethought.engines.open import find
 from forethought.problems import Task
 from forethought.recipes.run import Run
 from forethought.rollout import collect
@@ -40,9 +44,10 @@ class Student:
 
     @classmethod
     def load(cls, name: str, *, tiny: TinyConfig | None = None, dtype: str = "auto") -> Student:
-        """The model called `name` (`engines.models.resolve`); `dtype` is what it computes in: auto, bf16 or fp32."""
-        model, tokenizer = load_model(name, tiny=tiny)
-        label = name.rstrip("/").rpartition("/")[2]
+        """The model called `name`, or a run's newest one; `dtype` is what it computes in: auto, bf16 or fp32."""
+        source = find(name).value
+        model, tokenizer = load_model(source, tiny=tiny)
+        label = source.rstrip("/").rpartition("/")[2]
         engine = LocalEngine(model, tokenizer, name=label, dtype=dtype)
         low = str(engine.dtype) == "torch.bfloat16"
         return cls(label, model, tokenizer, engine, "bf16" if low else "fp32")
@@ -51,6 +56,10 @@ class Student:
         """A fresh optimizer over the weights."""
         return Learner(self.model, autocast=self.autocast, **options)  # type: ignore[arg-type]  # checked there
 
+    def schooled(self, lr: float, warmup: int, steps: int) -> Learner:
+        """A fresh optimizer whose rate rises to `lr` and falls to nothing over `steps` steps."""
+        return self.learner(lr=lr, warmup=min(warmup, steps - 1), decay="linear", total=steps + 1)
+
     def weights(self) -> dict[str, Any]:
         """A copy of the weights, to `restore` later."""
         return {name: value.detach().clone() for name, value in self.model.state_dict().items()}
@@ -58,6 +67,12 @@ class Student:
     def restore(self, weights: dict[str, Any]) -> None:
         """Put a copy of the weights back."""
         self.model.load_state_dict(weights)
+
+    def save(self, folder: Path) -> None:
+        """Write an ordinary Hugging Face checkpoint."""
+        with quiet():
+            self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
 
     def refresh(self, step: int) -> None:
         """The engine samples from the weights as they are now, at training step `step`."""
@@ -106,7 +121,7 @@ class Student:
         self.began = time.perf_counter()
         return stage, groups
 
-    def examine(self, name: str, run: Run, task: Task, config: Any, notes: Sequence[str] = ()) -> None:
+    def examine(self, name: str, run: Run, task: Task, config: Any) -> None:
         """Measure on `config.eval_problems` held-out problems, print the table and bring the run's report up to date.
 
         Nothing is done where there are none to measure on, or where this stage was measured before an interruption.
@@ -120,7 +135,7 @@ class Student:
         run.writer.flush()
         ks = tuple(k for k in (1, 2, 4, 8, 16, 32, 64) if k <= config.eval_samples)
         print(table(stage, ks))
-        print(run.add(stage, ks, config.model, f"{run.recipe}: {task.name}", notes))
+        print(run.add(stage, ks, described(config.model), f"{run.recipe}: {task.name}"))
 
     def _flops(self, formula: Callable[..., float], tokens: int) -> float:
         total = sum(parameter.numel() for parameter in self.model.parameters())
@@ -128,6 +143,11 @@ class Student:
         tied = self.model.get_output_embeddings().weight is embedded
         # The embedding table multiplies nothing; a head that is tied to it does.
         return formula(total if tied else total - embedded.numel(), tokens)
+
+
+def described(name: str) -> str:
+    """What the model honestly is, for the report."""
+    return f"{name}: {MODELS[name].what}" if name in MODELS else name
 
 
 def hinted(problem: Problem) -> Problem:

@@ -26,6 +26,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from forethought.engines.local.quiet import quiet
 from forethought.train.learner import Learner
 from forethought.types import Datum
 
@@ -83,7 +84,8 @@ def save(
             shutil.rmtree(left, ignore_errors=True)
         part.mkdir(parents=True)
         model: Any = learner.model
-        model.save_pretrained(part)
+        with quiet():
+            model.save_pretrained(part)
         if tokenizer is not None:
             tokenizer.save_pretrained(part)
         with (part / "trainer.pt").open("wb") as file:
@@ -175,15 +177,8 @@ def _load_weights(folder: Path, model: nn.Module) -> None:
 
         peft.set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
         return
-    from transformers.utils import logging
-
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:  # by transformers, which knows how names on the disk differ from those in memory
+    with quiet():  # by transformers, which knows how names on the disk differ from those in memory
         fresh = type(model).from_pretrained(folder, dtype=next(model.parameters()).dtype)  # type: ignore[attr-defined]
-    finally:
-        if bars:
-            logging.enable_progress_bar()
     model.load_state_dict(fresh.state_dict())
 
 

@@ -312,6 +312,7 @@ class LocalEngine:
         hits = [at + len(stop) for stop in row.sampling.stop if (at := text.find(stop)) >= 0]
         return text[: min(hits)] if hits else None
 
+    @torch.inference_mode()
     def _leave(self, index: int) -> None:
         """Row `index` leaves; the last row takes its place."""
         last = len(self._rows) - 1

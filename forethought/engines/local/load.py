@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
 
 from forethought.engines.local.engine import LocalEngine
+from forethought.engines.local.quiet import quiet
 from forethought.engines.local.tiny import TinyConfig, build
 from forethought.engines.models import cache_folder, resolve, smollm2_path
 
@@ -60,15 +60,9 @@ def _read(source: str | Path) -> tuple[Any, Any]:
     options: dict[str, str] = {}
     if path.suffix == ".gguf":
         source, options = path.parent, {"gguf_file": path.name}
-    quiet = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    try:
+    with quiet():
         tokenizer = AutoTokenizer.from_pretrained(str(source), **options)
         model = AutoModelForCausalLM.from_pretrained(str(source), dtype=torch.float32, **options)
-    finally:
-        transformers_logging.set_verbosity(quiet)
-        transformers_logging.enable_progress_bar()
     return model.eval(), tokenizer
 
 
@@ -87,7 +81,8 @@ def _smollm2_checkpoint() -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix="smollm2-135m.", dir=target.parent))
     try:
-        model.save_pretrained(part)
+        with quiet():
+            model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         os.replace(part, target)
     except OSError:

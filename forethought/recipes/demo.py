@@ -1,0 +1,180 @@
+"""The road of o1 in small: a model as it is, a cold start, learning from its own thoughts, and thinking wider.
+
+    forethought demo
+    forethought demo --model tiny
+
+Every stage answers the same held-out problems several times, so that one page shows what learning bought and what a
+vote over more thoughts buys on top. `docs/LOG.md` has the gains and the minutes of the machine they were measured on.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from forethought.engines.local import TinyConfig
+from forethought.problems import Task, open_task
+from forethought.recipes.run import Run, batches, begin, step_of
+from forethought.recipes.student import Student
+from forethought.search.seeds import derive
+from forethought.train import checkpoint
+from forethought.train.data import star, supervised
+from forethought.train.losses import nll
+from forethought.types import Datum, Problem, Sampling
+
+
+@dataclass(frozen=True)
+class Config:
+    """Teach a model to think, let it think longer, and see what both bought. Unset numbers suit the model."""
+
+    model: str = "smollm2-135m"
+    """smollm2-135m, tiny, a checkpoint's folder, or a hub name."""
+    problems: str = ""
+    """A task with worked examples, as `sums:terms=3,most=12`."""
+    examples: int = 0
+    """Worked examples of the cold start."""
+    cold_steps: int = 0
+    """Optimizer steps on them."""
+    cold_lr: float = 0.0
+    """Peak learning rate of the cold start."""
+    rounds: int = 0
+    """Times it thinks and learns from its own correct thoughts."""
+    fresh: int = 0
+    """New problems in each round."""
+    samples: int = 0
+    """Thoughts for each of them."""
+    lr: float = 0.0
+    """Peak learning rate of learning from them."""
+    batch: int = 0
+    """Thoughts in one step."""
+    max_tokens: int = 96
+    """Longest thought."""
+    eval_problems: int = 200
+    """Held-out problems."""
+    eval_samples: int = 0
+    """Thoughts for each of them: the widest vote."""
+    layers: int = 4
+    """Of a fresh `tiny`."""
+    width: int = 192
+    """Of a fresh `tiny`."""
+    dtype: str = "auto"
+    """auto, bf16 or fp32."""
+    sinks: tuple[str, ...] = ()
+    """More places for metrics: trackio, tensorboard, wandb."""
+    seed: int = 0
+    """Of problems, order and samples."""
+    out: str = ""
+    """The run's folder; runs/demo-TIME by default."""
+
+    def settled(self) -> Config:
+        """The same with every unset number filled in for its model."""
+        preset = PRESETS["tiny" if self.model == "tiny" else "pretrained"]
+        return replace(self, **{name: value for name, value in preset.items() if not getattr(self, name)})
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "pretrained": {
+        "problems": "sums:terms=4,most=20",
+        "examples": 256,
+        "cold_steps": 16,
+        "cold_lr": 3e-4,
+        "rounds": 1,
+        "fresh": 500,
+        "samples": 4,
+        "lr": 1e-4,
+        "batch": 16,
+        "eval_samples": 8,
+    },
+    "tiny": {
+        "problems": "sums:terms=4,most=20",
+        "examples": 2000,
+        "cold_steps": 250,
+        "cold_lr": 2e-3,
+        "rounds": 2,
+        "fresh": 2000,
+        "samples": 4,
+        "lr": 1e-3,
+        "batch": 32,
+        "eval_samples": 64,
+    },
+}
+"""Found by measuring; `docs/LOG.md` has the tries."""
+
+WARMUP = 3
+"""Steps over which the rate rises in each stage."""
+
+
+def main(config: Config, resume: Path | None = None) -> Path:
+    """Walk the road and return the run's folder; raises KeyboardInterrupt once the place is saved after Ctrl-C."""
+    config = config.settled()
+    began = time.perf_counter()
+    task = open_task(config.problems)
+    if task.worked is None:
+        raise ValueError(f"{config.problems} has no worked examples to begin with; choose a task that has")
+    student = Student.load(
+        config.model, tiny=TinyConfig(config.layers, config.width, seed=config.seed), dtype=config.dtype
+    )
+    pool = task.load("train", count=config.examples + config.rounds * config.fresh, seed=config.seed)
+    place = checkpoint.latest(resume) if resume else None
+
+    with begin("demo", config, resume, place) as run:
+        print(estimate(config, run.folder))
+        if place is not None:
+            checkpoint.load(place, student.learner(lr=config.lr))
+            student.refresh(step_of(place))
+        student.examine("as it is", run, task, config)
+        for stage in range(max(0, step_of(place) - 1), config.rounds + 1):
+            if stage >= step_of(place):
+                learn(student, run, to_learn(student, run, task, pool, config, stage), config, stage)
+            name = "worked examples" if stage == 0 else "own thoughts" + (f" {stage}" if config.rounds > 1 else "")
+            student.examine(name, run, task, config)
+            run.raise_if_asked()
+        print(f"{(time.perf_counter() - began) / 60:.1f} minutes; the report: {run.folder / 'report.html'}")
+    return run.folder
+
+
+def estimate(config: Config, folder: Path) -> str:
+    """What the road will cost, in tokens at most."""
+    measured = (config.rounds + 2) * config.eval_problems * config.eval_samples
+    thought = config.rounds * config.fresh * config.samples
+    return (
+        f"{config.model} on {config.problems}: {config.examples} worked examples, {thought:,} thoughts to learn from, "
+        f"{measured:,} to measure, each of at most {config.max_tokens} tokens -> {folder}"
+    )
+
+
+def to_learn(student: Student, run: Run, task: Task, pool: list[Problem], config: Config, stage: int) -> list[Datum]:
+    """What a stage imitates: worked examples first, then its own right thoughts on problems it has not seen."""
+    if stage == 0:
+        assert task.worked is not None
+        return supervised([(p.messages, task.worked(p)) for p in pool[: config.examples]], student.tokenizer)
+    start = config.examples + (stage - 1) * config.fresh
+    problems = pool[start : start + config.fresh]
+    sampling = Sampling(config.max_tokens, 1.0, seed=derive(config.seed, "think", stage))
+    groups = student.sample(problems, task, config.samples, sampling, "think")
+    run.keep(groups)
+    data, stats = star(groups, student.tokenizer, seed=config.seed)
+    print(f"{stats['correct']:.0f} of {len(problems) * config.samples} thoughts were right; {len(data)} differ")
+    if not data:
+        raise ValueError("no thought was right, so there is nothing to learn from; choose easier problems")
+    return data
+
+
+def learn(student: Student, run: Run, data: list[Datum], config: Config, stage: int) -> None:
+    """Imitate `data`, once through unless it is the cold start, and save the place."""
+    steps, lr = -(-len(data) // config.batch), config.lr
+    if stage == 0:
+        steps, lr = config.cold_steps, config.cold_lr
+    learner = student.schooled(lr, WARMUP, steps)
+    bar = tqdm(batches(data, config.batch, steps, config.seed + stage), desc="learn", unit="step", leave=False)
+    for batch in bar:
+        metrics = learner.step(batch, nll)
+        student.training_tokens += int(metrics["computed"])
+        bar.set_postfix(loss=f"{metrics['loss']:.3f}")
+    run.metrics.log(stage + 1, metrics)
+    student.refresh(stage + 1)
+    checkpoint.save(run.folder, stage + 1, learner, state={}, tokenizer=student.tokenizer, keep=1)
