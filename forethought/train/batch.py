@@ -184,7 +184,7 @@ def _together(data: Sequence[Datum]) -> list[int]:
     stack = [(list(range(len(data))), 0)]  # data that agree up to a depth, the next to be laid out on top
     while stack:
         numbers, depth = stack.pop()
-        if len(numbers) == 1:
+        if len(numbers) < 2:
             order += numbers
             continue
         first = data[numbers[0]].tokens

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import os
 import random
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -69,16 +70,10 @@ class Usage:
 
 def set_threads(parameters: int) -> None:
     """One torch thread for models so small that two cost more, else as many as the machine has cores."""
-    threads = 1 if parameters < SMALL else (len_cores() or 1)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = 1 if parameters < SMALL else cores
     if torch.get_num_threads() != threads:
         torch.set_num_threads(threads)
-
-
-def len_cores() -> int | None:
-    """Cores this process may run on."""
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:

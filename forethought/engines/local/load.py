@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from forethought.engines.local.engine import LocalEngine
+from forethought.engines.local.engine import LocalEngine, set_threads
 from forethought.engines.local.quiet import quiet
 from forethought.engines.local.tiny import TinyConfig, build
 from forethought.engines.models import cache_folder, resolve, smollm2_path
@@ -23,7 +23,7 @@ def best_device() -> torch.device:
 
 
 def load_model(name: str, *, tiny: TinyConfig | None = None, device: torch.device | None = None) -> tuple[Any, Any]:
-    """The causal language model called `name`, in float32, and its tokenizer.
+    """The causal language model called `name`, in float32, and its tokenizer; torch's threads are set to its size.
 
     Args:
         name: `smollm2-135m`, `tiny` (fresh, of the shape `tiny`), a folder, a `.gguf` file or a hub name.
@@ -38,12 +38,13 @@ def load_model(name: str, *, tiny: TinyConfig | None = None, device: torch.devic
         raise ValueError(f"{name} is a server: it samples, but its weights cannot be loaded here; give a checkpoint")
     if found.kind == "tiny":
         model, tokenizer = build(tiny)
-        return model.to(device), tokenizer
-    source: str | Path = _smollm2_checkpoint() if found.kind == "smollm2" else found.value
-    try:
-        model, tokenizer = _read(source)
-    except (OSError, ValueError) as fault:
-        raise ValueError(f"{name} does not load as a causal language model: {fault}") from fault
+    else:
+        source: str | Path = _smollm2_checkpoint() if found.kind == "smollm2" else found.value
+        try:
+            model, tokenizer = _read(source)
+        except (OSError, ValueError) as fault:
+            raise ValueError(f"{name} does not load as a causal language model: {fault}") from fault
+    set_threads(sum(parameter.numel() for parameter in model.parameters()))
     return model.to(device), tokenizer
 
 
