@@ -122,6 +122,7 @@ class LocalEngine:
         self._waiting: collections.deque[_Row] = collections.deque()
         self._scores: collections.deque[_Score] = collections.deque()
         self._rows: list[_Row] = []
+        self._prefixes: dict[tuple[int, ...], tuple[torch.Tensor, torch.Tensor]] = {}
         self._driver: asyncio.Task[None] | None = None
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="forethought-local")
 
@@ -193,7 +194,7 @@ class LocalEngine:
                 # Whoever was woken by the last step gets to ask again before the next one is put together.
                 await asyncio.sleep(0)
                 self._drop_cancelled()
-                work = await loop.run_in_executor(self._pool, self._work)
+                work = await loop.run_in_executor(self._pool, self._rounds)
                 for future, result in work:
                     if not future.done():
                         future.set_result(result)
@@ -208,6 +209,7 @@ class LocalEngine:
             self._waiting.clear()
             self._rows.clear()
             self._scores.clear()
+            self._prefixes.clear()
             self._cache.release()
 
     def _drop_cancelled(self) -> None:
@@ -215,6 +217,17 @@ class LocalEngine:
         for index in reversed(range(len(self._rows))):
             if self._rows[index].future.cancelled():
                 self._leave(index)
+
+    def _rounds(self) -> list[tuple[asyncio.Future[Any], Any]]:
+        """Rounds of work until there is something to tell or somebody waits: a change of threads costs a small model a
+        tenth of a token."""
+        done = self._work()
+        while self._rows and not (done or self._waiting or self._scores or self._cancelled()):
+            done = self._work()
+        return done
+
+    def _cancelled(self) -> bool:
+        return any(row.future.cancelled() for row in self._rows)
 
     @torch.inference_mode()
     def _work(self) -> list[tuple[asyncio.Future[Any], Any]]:
@@ -238,10 +251,16 @@ class LocalEngine:
         return list(reversed(done))
 
     def _admit(self) -> None:
-        """Prefill waiting requests, equal prefixes once, as long as rows and memory last."""
+        """Let waiting requests join, as long as rows and memory last; each distinct prefix is prefilled once.
+
+        They join an eighth of the rows at a time, so that prefills are products worth their while.
+        """
+        free = self._max_rows - len(self._rows)
+        if self._rows and free < min(self._max_rows // 8, len(self._waiting)):
+            return
         joined: list[_Row] = []
         length = self._cache.kv_LRHTD.shape[3]
-        while self._waiting and len(self._rows) + len(joined) < self._max_rows:
+        while self._waiting and len(joined) < free:
             row = self._waiting[0]
             longest = max(length, len(row.prefix) + row.limit)
             rows = len(self._rows) + len(joined) + 1
@@ -255,27 +274,33 @@ class LocalEngine:
         groups: dict[tuple[int, ...], list[_Row]] = {}
         for row in joined:
             groups.setdefault(row.prefix, []).append(row)
-        for chunk in _chunks(groups, PREFILL_TOKENS):
-            width = max(map(len, chunk))
-            padded_PT = torch.zeros((len(chunk), width), dtype=torch.long)
+        self._prefill([prefix for prefix in groups if prefix not in self._prefixes])
+        order: list[torch.Tensor] = []
+        for prefix, branches in groups.items():
+            kv, logits_V = self._prefixes[prefix]
+            start = len(self._rows)
+            self._cache.branch(kv, slice(start, start + len(branches)))
+            self._rows += branches
+            order += [logits_V] * len(branches)
+            self.usage.reused += len(prefix) * len(branches)
+        self._append(self._rows[-len(joined) :], torch.stack(order))
+        wanted = {row.prefix for row in self._waiting}
+        self._prefixes = {prefix: held for prefix, held in self._prefixes.items() if prefix in wanted}
+
+    def _prefill(self, prefixes: list[tuple[int, ...]]) -> None:
+        """Keys, values and next-token logits of new prefixes, kept until the last request that wants them joins."""
+        for chunk in _chunks(prefixes, PREFILL_TOKENS):
+            padded_PT = torch.zeros((len(chunk), max(map(len, chunk))), dtype=torch.long)
             for index, prefix in enumerate(chunk):
                 padded_PT[index, : len(prefix)] = torch.tensor(prefix)
             hidden_PTD, kv = self._decoder.prefill(padded_PT.to(self._decoder.device), keep=True)
             assert kv is not None
             last_PD = torch.stack([hidden_PTD[index, len(prefix) - 1] for index, prefix in enumerate(chunk)])
             logits_PV = self._decoder.logits(last_PD)
-            order: list[int] = []
-            fresh: list[_Row] = []
             for index, prefix in enumerate(chunk):
-                branches = groups[prefix]
-                start = len(self._rows) + len(fresh)
-                self._cache.branch(kv[:, index, :, : len(prefix)], slice(start, start + len(branches)))
-                fresh += branches
-                order += [index] * len(branches)
+                self._prefixes[prefix] = (kv[:, index, :, : len(prefix)].clone(), logits_PV[index])
                 self.usage.prefilled += len(prefix)
-                self.usage.reused += len(prefix) * (len(branches) - 1)
-            self._rows += fresh
-            self._append(fresh, logits_PV[torch.tensor(order, device=logits_PV.device)])
+                self.usage.reused -= len(prefix)  # the first branch is the one that paid
 
     def _append(self, rows: list[_Row], logits_BV: torch.Tensor) -> None:
         """Draw the next token of each row and see whether it ends there."""
