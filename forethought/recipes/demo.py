@@ -51,7 +51,7 @@ class Config:
     """Peak learning rate of learning from them."""
     batch: int = 0
     """Thoughts in one step."""
-    max_tokens: int = 96
+    max_tokens: int = 0
     """Longest thought."""
     eval_problems: int = 200
     """Held-out problems."""
@@ -83,10 +83,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "cold_steps": 16,
         "cold_lr": 3e-4,
         "rounds": 1,
-        "fresh": 500,
-        "samples": 4,
+        "fresh": 800,
+        "samples": 2,
         "lr": 1e-4,
         "batch": 16,
+        "max_tokens": 64,
         "eval_samples": 8,
     },
     "tiny": {
@@ -99,6 +100,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "samples": 4,
         "lr": 1e-3,
         "batch": 32,
+        "max_tokens": 96,
         "eval_samples": 64,
     },
 }
