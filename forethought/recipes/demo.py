@@ -57,6 +57,8 @@ class Config:
     """Held-out problems."""
     eval_samples: int = 0
     """Thoughts for each of them: the widest vote."""
+    eval_temperature: float = 1.0
+    """Of these thoughts."""
     layers: int = 4
     """Of a fresh `tiny`."""
     width: int = 192

@@ -77,6 +77,8 @@ class Config:
     """Held-out problems; 0 measures nothing."""
     eval_samples: int = 4
     """Thoughts for each of them."""
+    eval_temperature: float = 1.0
+    """Of these thoughts."""
     save_every: int = 10
     """Steps between checkpoints; the last step is always kept."""
     dtype: str = "auto"

@@ -46,6 +46,8 @@ class Config:
     """Held-out problems; 0 measures nothing."""
     eval_samples: int = 4
     """Thoughts for each of them."""
+    eval_temperature: float = 1.0
+    """Of these thoughts."""
     max_tokens: int = 128
     """Longest thought when measuring."""
     save_every: int = 50

@@ -8,13 +8,14 @@ always the base, not the model of the iteration before. With `--rationalise` a p
 its answer shown, and what then succeeds is learned without the hint. On addition of 1 to 5 digits the lengths are
 learned one after the other without it, and together with it; `docs/LOG.md` has the curves, `docs/labs.md` the lab.
 
-A fresh `tiny` has read nothing, so worked examples stand in for the paper's pretraining and few-shot prompt: `easy` of
-the easiest level, `shown` of each other one, each with and without the hint. `--cold-steps 0` skips them for a model
-that already thinks in our form.
+A fresh `tiny` has read nothing, so worked examples stand in for the paper's pretraining and few-shot prompt: many of
+the `known` easiest levels, `shown` of each other one, again and again. `--cold-steps 0` skips them for a model that
+already thinks in our form.
 """
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,8 +43,8 @@ class Config:
     problems: str = "addition"
     """A task, as `addition:digits=1-5`, or a file of problems."""
     iterations: int = 12
-    """Rounds of thinking and learning."""
-    fresh: int = 2000
+    """Rounds of thinking and learning; 0 stops at the base."""
+    fresh: int = 1500
     """Problems thought about in one iteration."""
     samples: int = 1
     """Thoughts for each of them."""
@@ -59,18 +60,22 @@ class Config:
     """Optimizer steps of the first iteration."""
     grow: float = 1.2
     """Each iteration takes this many times the steps of the one before."""
-    batch: int = 32
+    batch: int = 16
     """Thoughts in one step."""
-    lr: float = 1e-3
+    lr: float = 2e-3
     """Peak learning rate."""
-    warmup: int = 5
+    warmup: int = 20
     """Steps over which the rate rises."""
-    easy: int = 100
-    """Worked examples of the easiest level in the cold start."""
-    shown: int = 10
-    """Worked examples of each other level in the cold start."""
-    cold_steps: int = 150
-    """Optimizer steps of the cold start."""
+    known: int = 2
+    """Levels, from the easiest, that the cold start teaches in full."""
+    easy: int = 2000
+    """Worked examples of these levels together."""
+    shown: int = 30
+    """Worked examples of each other level."""
+    hints: float = 0.1
+    """Share of worked examples that are shown with the hint too, so that rationalisation finds a form it knows."""
+    cold_steps: int = 1000
+    """Optimizer steps of the cold start; 0 for a model that already thinks in our form."""
     eval_problems: int = 500
     """Held-out problems; 0 measures nothing."""
     eval_samples: int = 1
@@ -93,7 +98,7 @@ class Config:
     """The run's folder; runs/star-TIME by default."""
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "fresh", "samples", "per_problem", "first_steps", "batch", "max_tokens"):
+        for name in ("fresh", "samples", "per_problem", "first_steps", "batch", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.samples > 1 and self.temperature == 0:
@@ -182,10 +187,15 @@ def cold_start(student: Student, task: Task, config: Config) -> None:
         return
     if task.worked is None:
         raise ValueError(f"{task.name} has no worked examples; give --cold-steps 0 and a model that knows the form")
-    pool = task.load("train", count=50 * (config.easy + config.shown), seed=config.seed)
-    levels = list(levels_of(pool).values())
-    chosen = levels[0][: config.easy] + [problem for level in levels[1:] for problem in level[: config.shown]]
-    examples = [(asked.messages, task.worked(p)) for p in chosen for asked in (p, hinted(p))]
+    rng = random.Random(config.seed)
+    pool = levels_of(task.load("train", count=5 * (config.easy + config.shown), seed=config.seed)).values()
+    easiest, others = list(pool)[: config.known], list(pool)[config.known :]
+    chosen = [problem for level in easiest for problem in level[: config.easy // len(easiest)]]
+    # So few are seen as often as the many: each other level weighs half as much as a known one.
+    for level in others:
+        chosen += (level[: config.shown] * config.easy)[: config.easy // (2 * len(easiest))]
+    examples = [(problem.messages, task.worked(problem)) for problem in chosen]
+    examples += [(hinted(p).messages, task.worked(p)) for p in chosen if rng.random() < config.hints]
     data = supervised(examples, student.tokenizer)
     learner = student.schooled(config.lr, config.warmup, config.cold_steps)
     for batch in tqdm(batches(data, config.batch, config.cold_steps, config.seed), desc="cold start", unit="step"):

@@ -129,7 +129,7 @@ class Student:
         if not config.eval_problems or any(stage.name == name for stage in run.stages):
             return
         problems = task.load("test", count=config.eval_problems, seed=config.seed)
-        sampling = Sampling(config.max_tokens, getattr(config, "eval_temperature", 1.0), seed=config.seed)
+        sampling = Sampling(config.max_tokens, config.eval_temperature, seed=config.seed)
         stage, groups = self.measure(name, problems, task, config.eval_samples, sampling)
         run.keep(groups)
         run.writer.flush()
