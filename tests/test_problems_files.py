@@ -113,6 +113,11 @@ def test_a_separator_inside_a_string_ends_no_line(tmp_path: Path) -> None:
     assert open_task(str(path)).load("test")[0].messages[0]["content"] == "one\u2028two"
 
 
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_bytes(b'\xef\xbb\xbf{"question": "1+1?", "answer": 2}\n')
+    assert open_task(str(tmp_path / "a.jsonl")).load("test")[0].answer == "2"
+
+
 def test_gsm8k_has_two_splits_and_worked_examples(tmp_path: Path) -> None:
     write(tmp_path / "train.jsonl", ROWS[0])
     write(tmp_path / "test.jsonl", {"question": "x", "answer": "1 + 1 = 2\n#### 2"})

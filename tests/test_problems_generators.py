@@ -66,7 +66,7 @@ def test_items_are_the_same_on_every_machine() -> None:
     """What a seed means is part of every log: a change here makes old numbers incomparable."""
     first = {spec: open_task(spec).load("train", count=2)[1].messages[0]["content"] for spec in GENERATORS}
     assert first == {
-        "addition": "886 + 851 = ?",
+        "addition": "1 + 1 = ?",
         "chain": "Mod 7: a=5, b=a-5, c=b+4, d=c*2. d=?",
         "countdown": "Use 10, 2 and 6 once each with + - * / to make 18.",
         "sums": "6 + 1 + 6 = ?",

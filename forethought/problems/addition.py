@@ -16,11 +16,9 @@ from __future__ import annotations
 import random
 from functools import partial
 
-from forethought.problems.generate import Draft, Option, loader, step_labels
-from forethought.problems.grading import grade
+from forethought.problems.generate import Draft, Option, by_lines
 from forethought.problems.task import Task
-from forethought.thought.marks import compose
-from forethought.types import Problem, Trace
+from forethought.types import Problem
 
 MOST_DIGITS = 20
 
@@ -41,13 +39,7 @@ OPTIONS: dict[str, Option] = {
 
 def task(spec: str, *, digits: range = range(1, 6)) -> Task:
     """Two numbers of the same length, the length uniform over `digits`; `meta` has digits, a and b."""
-    return Task(
-        name=spec,
-        load=loader(spec, partial(_draw, digits=digits)),
-        grade=partial(grade, symbolic=False),
-        worked=worked,
-        labels=labels,
-    )
+    return by_lines(spec, partial(_draw, digits=digits), _lines)
 
 
 def scratchpad(a: int, b: int, digits: int) -> list[str]:
@@ -60,16 +52,6 @@ def scratchpad(a: int, b: int, digits: int) -> list[str]:
         pair = f"{rows[0][column - 1]} + {rows[1][column - 1]} " if column else ""
         lines.append(f"{pair}, {' '.join(result)} C: {carry}")
     return [*lines, f"{carry} {' '.join(result)}"]
-
-
-def worked(problem: Problem) -> str:
-    """The whole worked example."""
-    return compose("\n".join(_lines(problem)), problem.answer)
-
-
-def labels(problem: Problem, trace: Trace) -> tuple[float | None, ...]:
-    """True labels of a thought's steps; see `generate.step_labels`."""
-    return step_labels(trace, _lines(problem), problem.answer)
 
 
 def _lines(problem: Problem) -> list[str]:

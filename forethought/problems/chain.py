@@ -14,34 +14,16 @@ import random
 from functools import partial
 from string import ascii_lowercase
 
-from forethought.problems.generate import Draft, Option, loader, step_labels, whole
-from forethought.problems.grading import grade
+from forethought.problems.generate import Draft, Option, by_lines, whole
 from forethought.problems.task import Task
-from forethought.thought.marks import compose
-from forethought.types import Problem, Trace
+from forethought.types import Problem
 
 OPTIONS: dict[str, Option] = {"steps": whole(1, len(ascii_lowercase) - 1), "modulus": whole(3, 1000)}
 
 
 def task(spec: str, *, steps: int = 3, modulus: int = 7) -> Task:
     """`steps` operations (+, - or * with a number below `modulus`); `meta` has steps, modulus, start and moves."""
-    return Task(
-        name=spec,
-        load=loader(spec, partial(_draw, steps=steps, modulus=modulus)),
-        grade=partial(grade, symbolic=False),
-        worked=worked,
-        labels=labels,
-    )
-
-
-def worked(problem: Problem) -> str:
-    """The whole worked example."""
-    return compose("\n".join(_lines(problem)), problem.answer)
-
-
-def labels(problem: Problem, trace: Trace) -> tuple[float | None, ...]:
-    """True labels of a thought's steps; see `generate.step_labels`."""
-    return step_labels(trace, _lines(problem), problem.answer)
+    return by_lines(spec, partial(_draw, steps=steps, modulus=modulus), _lines)
 
 
 def _apply(value: int, move: str) -> int:

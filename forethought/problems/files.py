@@ -95,7 +95,7 @@ def _rows(path: Path) -> Iterator[Row]:
         yield from _parquet(path)
         return
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Windows tools begin a file with a byte-order mark
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
     if path.suffix.lower() == ".json" and text.lstrip().startswith("["):

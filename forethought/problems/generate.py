@@ -1,15 +1,17 @@
-"""What the generators share: a seed per item, two disjoint splits, option values, and true step labels."""
+"""What the generators share: a seed per item, two disjoint splits, option values, thoughts by lines, step labels."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import blake2b
 from typing import Any
 
-from forethought.problems.task import Load, Split, check_load
-from forethought.thought.marks import CLOSE, OPEN, boxes
+from forethought.problems.grading import grade
+from forethought.problems.task import Load, Split, Task, check_load
+from forethought.thought.marks import CLOSE, OPEN, boxes, compose
 from forethought.types import Problem, Trace, user
 
 DEFAULT_COUNT = 1000
@@ -60,6 +62,20 @@ def loader(spec: str, draw: Callable[[random.Random], Draft]) -> Load:
         return [item(split, seed, index) for index in range(DEFAULT_COUNT if count is None else count)]
 
     return load
+
+
+def by_lines(spec: str, draw: Callable[[random.Random], Draft], lines: Callable[[Problem], Sequence[str]]) -> Task:
+    """A task whose true thought is `lines`: they are its worked examples, and what its step labels hold steps against.
+
+    Its answers are plain numbers, compared as they stand: working them out is the task.
+    """
+    return Task(
+        name=spec,
+        load=loader(spec, draw),
+        grade=partial(grade, symbolic=False),
+        worked=lambda problem: compose("\n".join(lines(problem)), problem.answer),
+        labels=lambda problem, trace: step_labels(trace, lines(problem), problem.answer),
+    )
 
 
 def whole(low: int, high: int) -> Option:

@@ -11,34 +11,16 @@ import random
 from functools import partial
 from itertools import accumulate, pairwise
 
-from forethought.problems.generate import Draft, Option, loader, step_labels, whole
-from forethought.problems.grading import grade
+from forethought.problems.generate import Draft, Option, by_lines, whole
 from forethought.problems.task import Task
-from forethought.thought.marks import compose
-from forethought.types import Problem, Trace
+from forethought.types import Problem
 
 OPTIONS: dict[str, Option] = {"terms": whole(2, 50), "most": whole(2, 10**6)}
 
 
 def task(spec: str, *, terms: int = 3, most: int = 12) -> Task:
     """`terms` numbers, each uniform from 1 to `most`; `meta` has terms, most and numbers."""
-    return Task(
-        name=spec,
-        load=loader(spec, partial(_draw, terms=terms, most=most)),
-        grade=partial(grade, symbolic=False),
-        worked=worked,
-        labels=labels,
-    )
-
-
-def worked(problem: Problem) -> str:
-    """The whole worked example."""
-    return compose("\n".join(_lines(problem)), problem.answer)
-
-
-def labels(problem: Problem, trace: Trace) -> tuple[float | None, ...]:
-    """True labels of a thought's steps; see `generate.step_labels`."""
-    return step_labels(trace, _lines(problem), problem.answer)
+    return by_lines(spec, partial(_draw, terms=terms, most=most), _lines)
 
 
 def _lines(problem: Problem) -> list[str]:
