@@ -286,6 +286,7 @@ def test_think_sets_how_many_thoughts(
         (["--think=-5"], "a budget of -5 tokens"),
         (["--max-tokens", "0"], "max_tokens is 0"),
         (["--k", "0"], "k is 0"),
+        (["--k", "3", "--temperature", "0"], "temperature 0 draws the same thought 3 times"),
         (["--temperature=-1"], "temperature is -1.0"),
         (["--top-p", "0"], "top_p is 0.0"),
     ],
@@ -330,6 +331,9 @@ def test_solve_says_when_no_thought_came_to_an_end(cli: Cli, monkeypatch: pytest
     assert (said.status, said.out) == (1, "")
     assert "no thought came to an end (20 tokens" in said.err
     assert "--max-tokens" in said.err
+    said = cli("solve", "2+2?", "--max-tokens", 20, "--k", 3, "--think", 20)  # the last two never start
+    assert (said.status, said.out) == (1, "")
+    assert "no thought came to an end (20 tokens" in said.err
 
 
 def test_solve_says_why_an_engine_failed(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -562,6 +566,21 @@ def test_a_run_that_was_stopped_before_it_began_is_not_offered(cli: Cli, monkeyp
     recipe(monkeypatch, stopped)
     said = cli("demo")
     assert (said.status, said.err) == (130, "\nstopped\n")
+
+
+def test_the_way_to_go_on_can_be_pasted_and_a_broken_step_is_one_line(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def body(config: Config, resume: Path | None) -> Path:
+        if config.model == "broken":
+            raise FloatingPointError("the gradient norm of step 3 is nan")
+        Path(config.out).mkdir()
+        (Path(config.out) / "config.json").touch()
+        raise KeyboardInterrupt
+
+    recipe(monkeypatch, body)
+    assert cli("demo", "--out", "my runs").err.endswith("go on with: forethought demo --resume 'my runs'\n")
+    assert "the gradient norm of step 3 is nan" in cli("demo", "--model", "broken").error
 
 
 def test_a_run_of_another_version_is_named(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -192,6 +192,8 @@ def test_gather_counts_the_tokens_the_model_drew_and_no_others() -> None:
     forced = Step("Wait", tokens=(5, 6), sampled=False)
     full = trace(problem, Step("3", (1,), stop="stop"), forced, Step("7", (2, 3), stop="length"))
     silent = trace(problem, Step("7"), score=None, answer=None)
+    told = trace(problem, Step("7", logprobs=(-0.1, -0.2)))  # a server that tells log-probabilities and no ids
+    assert gather([told])[0].samples[0].tokens == 2
     (found,) = gather([full, silent], [problem], judge="orm")
     assert (found.question, found.gold, found.level) == ("3 + 4?", "7", "2")
     assert found.samples[0] == Sample(1.0, "7", 3, "length", "3Wait7", 0.25, 9)

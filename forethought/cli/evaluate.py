@@ -16,7 +16,7 @@ import tyro
 from tqdm import tqdm
 
 from forethought.cli.model import UNTRAINED, Instruct, described, instructed, instructs, is_untrained, opened, public
-from forethought.cli.runs import config_of, resumed, typed
+from forethought.cli.runs import again, config_of, resumed, typed
 from forethought.cli.terminal import say, tell
 from forethought.engines.open import find
 from forethought.problems import Split, Task, open_task
@@ -112,9 +112,9 @@ def eval(words: list[str]) -> int:
         try:
             asyncio.run(_draw(config, task, todo, sampling, store))
         except KeyboardInterrupt:
-            raise KeyboardInterrupt(f"{PROG} --resume {folder}") from None
+            raise KeyboardInterrupt(again(PROG, folder)) from None
         except ConnectionError as error:
-            raise ConnectionError(f"{error}; go on with: {PROG} --resume {folder}") from error
+            raise ConnectionError(f"{error}; go on with: {again(PROG, folder)}") from error
     # Of a run in several parts only the last one's time is known, which would mislead.
     _report(folder, config, problems, store, 0.0 if done else time.perf_counter() - began)
     return 0

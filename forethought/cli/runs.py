@@ -34,6 +34,11 @@ def resumed(words: Sequence[str], prog: str) -> Path | None:
     return tyro.cli(Again, prog=prog, description=what, args=list(words)).resume
 
 
+def again(prog: str, folder: Path) -> str:
+    """The command line that goes on with the run in `folder`."""
+    return f"{prog} {shlex.join(['--resume', str(folder)])}"
+
+
 def config_of(folder: Path, name: str, kind: Callable[..., T]) -> T:
     """The config that the run `name` in `folder` was begun with.
 

@@ -64,6 +64,8 @@ def solve(words: list[str]) -> int:
         raise ValueError("the question is empty; give it in quotes, or - and text on standard input")
     if options.k is not None and options.k < 1:
         raise ValueError(f"k is {options.k}; draw at least 1 thought")
+    if options.temperature == 0 and (options.k or 1) > 1:
+        raise ValueError(f"temperature 0 draws the same thought {options.k} times; take k=1 or a temperature above 0")
     n = options.k or (1 if options.temperature == 0 else max(1, (budget.tokens or 1) // options.max_tokens))
     messages = user(question)
     if instructs(options.model, options.instruct):
@@ -99,7 +101,7 @@ def _show(tree: Tree, seconds: float, show_thought: bool) -> int:
     if tree.best is None:
         if show_thought and drawn:
             say(drawn[0].text)
-        if tree.note:
+        if tree.note and all(step.stop == "error" for step in drawn):
             raise ConnectionError(tree.note)
         tell(f"no thought came to an end ({bill}): give them more room with --max-tokens or --think")
         return 1

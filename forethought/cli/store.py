@@ -13,6 +13,7 @@ import tyro
 from forethought.cli.terminal import rows, say, tell, unknown
 from forethought.store import Store, Where, open_store
 from forethought.store.memory import Format
+from forethought.store.schema import sampled_tokens
 from forethought.types import Stop
 
 Folder = Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
@@ -153,7 +154,7 @@ def _show(options: Show) -> None:
     say(f"problem  {trace.problem_id}\npolicy   {trace.policy}\ntree     {trace.tree or '–'}\nstop     {trace.stop}")
     for message in trace.messages:
         say(f"\n[{message['role']}]\n{message['content']}")
-    say(f"\n[thought, {sum(len(step.tokens) for step in trace.steps if step.sampled):,} tokens]\n{trace.text}")
+    say(f"\n[thought, {sampled_tokens(trace):,} tokens]\n{trace.text}")
     for judge, verdict in trace.verdicts.items():
         answer = "no answer" if verdict.answer is None else f"answer {verdict.answer}"
         say(f"\n[{judge}] {_reward(verdict.score)}: {answer}{f' ({verdict.note})' if verdict.note else ''}")

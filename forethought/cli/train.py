@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-from forethought.cli.runs import config_of, resumed
+from forethought.cli.runs import again, config_of, resumed
 from forethought.cli.terminal import say, unknown
 from forethought.engines.open import needing_weights
 from forethought.recipes import RECIPES
@@ -66,7 +66,7 @@ def _run(name: str, prog: str, words: list[str]) -> int:
     try:
         recipe.main(config, folder)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"{prog} --resume {run}" if (run / "config.json").is_file() else "") from None
+        raise KeyboardInterrupt(again(prog, run) if (run / "config.json").is_file() else "") from None
     if not (run / "report.html").is_file():  # whose path the recipe has printed
         say(str(run))
     return 0

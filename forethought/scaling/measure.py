@@ -112,12 +112,13 @@ def gather(traces: Iterable[Trace], problems: Iterable[Problem] = (), judge: str
 
 def _sample(trace: Trace, judge: str | None) -> Sample:
     drawn = [step for step in trace.steps if step.sampled]
-    told = all(step.tokens or not step.text for step in drawn)
+    counts = [len(step.tokens) or len(step.logprobs) for step in drawn]
+    told = all(count or not step.text for count, step in zip(counts, drawn, strict=True))
     grade, other = trace.verdicts.get("grade"), trace.verdicts.get(judge) if judge else None
     return Sample(
         score=trace.reward,
         answer=None if grade is None else grade.answer,
-        tokens=sum(len(step.tokens) for step in drawn) if told else None,
+        tokens=sum(counts) if told else None,
         stop=trace.stop,
         text=trace.text,
         judged=None if other is None else other.score,
