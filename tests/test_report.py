@@ -198,23 +198,23 @@ def test_training_is_drawn_against_the_tokens_so_far_and_levels_in_their_order()
     assert chart is not None
     assert chart.lines[0].x == (0.0, 1_000.0, 3_000.0)
     assert training_chart(full.stages[:1], full.ks) is None
-    stairs = level_chart(full.stages, "digits")
+    stairs = level_chart(full.stages)
     assert stairs is not None
-    assert [line.name for line in stairs.lines] == ["digits 9", "digits 10", "digits 11"]
+    assert [line.name for line in stairs.lines] == ["level 9", "level 10", "level 11"]
     assert level_chart(full.stages[:1]) is None
 
 
-def test_the_course_of_training_keeps_phases_apart_and_skips_what_is_not_a_number(tmp_path: Path) -> None:
-    rows = [{"step": i, "loss": float(i), "phase": "sft"} for i in range(40)]
-    rows += [{"step": i, "loss": float("nan"), "phase": "grpo"} for i in range(3)]
-    rows += [{"step": i, "loss": 1.0, "phase": "grpo"} for i in range(3, 6)]
+def test_the_course_of_training_is_smoothed_and_skips_what_is_not_a_number(tmp_path: Path) -> None:
+    rows = [{"step": i, "loss": float(i), "lr": 1.0} for i in range(40)]
+    rows += [{"step": 40, "loss": float("nan")}, {"step": 41, "loss": 1.0}]
     path = tmp_path / "metrics.jsonl"
     path.write_text("\n".join(map(json.dumps, rows)) + "\n")
     (chart,) = course_charts(read_metrics(path))
-    bold = {line.name: line for line in chart.lines if not line.faint}
-    assert set(bold) == {"sft", "grpo"}
-    assert bold["sft"].y[:6] == (0.0, 0.5, 1.0, 1.5, 2.5, 3.5)
-    assert bold["grpo"].x == (3.0, 4.0, 5.0)
+    raw, bold = chart.lines
+    assert raw.faint
+    assert raw.x == bold.x == (*map(float, range(40)), 41.0)
+    assert raw.y == (*map(float, range(40)), 1.0)
+    assert bold.y[:6] == (0.0, 0.5, 1.0, 1.5, 2.5, 3.5)
     path.write_text("[1]\n")
     with pytest.raises(ValueError, match="line 1"):
         read_metrics(path)

@@ -30,11 +30,10 @@ from forethought.scaling.stages import Chart, Line, Stage
 
 COURSE: Mapping[str, str] = {
     "reward": "mean reward of own thoughts",
-    "accuracy": "share of own thoughts that are right",
     "loss": "loss",
     "entropy": "entropy, nats per token",
     "kl_reference": "KL to the reference, nats per token",
-    "length": "tokens per thought",
+    "sampler_gap": "|sampler - learner|, nats per token",
 }
 """Keys of `metrics.jsonl` that are drawn where they stand, and their axis."""
 
@@ -92,7 +91,7 @@ def training_chart(stages: Sequence[Stage], ks: Sequence[int]) -> Chart | None:
     )
 
 
-def level_chart(stages: Sequence[Stage], noun: str = "level") -> Chart | None:
+def level_chart(stages: Sequence[Stage]) -> Chart | None:
     """pass@1 of each level at each stage: STaR's staircase (arXiv 2203.14465, Fig. 4). `None` without two of both."""
     levels = sorted({pool.level for stage in stages for pool in stage.pools if pool.level is not None}, key=_natural)
     if len(levels) < 2 or len(stages) < 2:
@@ -106,9 +105,9 @@ def level_chart(stages: Sequence[Stage], noun: str = "level") -> Chart | None:
                 x.append(float(place))
                 y.append(estimate(values))
         if x:
-            lines.append(_line(f"{noun} {level}", x, y))
+            lines.append(_line(f"level {level}", x, y))
     return Chart(
-        title=f"Accuracy by {noun}",
+        title="Accuracy by level",
         x_label="stage",
         y_label="right at the first try",
         lines=tuple(lines),
@@ -140,31 +139,24 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return rows
 
 
-def course_charts(
-    rows: Sequence[Mapping[str, Any]], keys: Mapping[str, str] = COURSE, *, phase: str = "phase"
-) -> tuple[Chart, ...]:
-    """One chart per key that the rows hold: raw values faint, their running mean bold, a line per value of `phase`."""
+def course_charts(rows: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:
+    """One chart per key of `COURSE` that the rows hold: raw values faint, their running mean bold."""
     charts = []
-    for key, axis in keys.items():
-        series: dict[str, list[tuple[float, float]]] = {}
-        for place, row in enumerate(rows):
-            value = row.get(key)
-            if isinstance(value, int | float) and math.isfinite(value):
-                step = row.get("step", place)
-                series.setdefault(str(row.get(phase, "")), []).append((float(step), float(value)))
-        lines: list[Line] = []
-        longest = max(map(len, series.values()), default=0)
-        width = longest // 10 if longest >= 30 else 1
-        for name, points in series.items():
-            x, y = zip(*points, strict=True)
-            if len(points) > 1:
-                mean = tuple(float(np.mean(y[max(0, i - width + 1) : i + 1])) for i in range(len(y)))
-                lines += [Line(name, x, y, faint=True)] if width > 1 else []
-                lines.append(Line(name, x, mean))
-        if lines:
-            caption = f"Bold: mean of the last {width} steps." if width > 1 else ""
-            title = f"Training: {key.replace('_', ' ')}"
-            charts.append(Chart(title, "step", axis, tuple(lines), caption=caption))
+    for key, axis in COURSE.items():
+        points = [
+            (float(row.get("step", place)), float(value))
+            for place, row in enumerate(rows)
+            if isinstance(value := row.get(key), int | float) and math.isfinite(value)
+        ]
+        if len(points) < 2:
+            continue
+        width = len(points) // 10 if len(points) >= 30 else 1
+        x, y = zip(*points, strict=True)
+        lines = [Line("", x, tuple(float(np.mean(y[max(0, i - width + 1) : i + 1])) for i in range(len(y))))]
+        if width > 1:
+            lines.insert(0, Line("", x, y, faint=True))
+        caption = f"Bold: mean of the last {width} steps." if width > 1 else ""
+        charts.append(Chart(f"Training: {key.replace('_', ' ')}", "step", axis, tuple(lines), caption=caption))
     return tuple(charts)
 
 
