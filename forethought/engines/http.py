@@ -17,8 +17,9 @@ from typing import Any, Self
 
 import httpx
 
-from forethought.engines.http_body import PATHS, Api, body, dispensable, plain, scored, step_of
+from forethought.engines.http_body import PATHS, Api, body, dispensable, scored, step_of
 from forethought.engines.http_wire import Refused, Unavailable, Usage, Wire
+from forethought.thought.tokens import plain
 from forethought.types import Messages, Sampling, Step
 
 MOST = 128

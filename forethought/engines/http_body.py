@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any, Literal
 
 from forethought.thought.marks import CLOSE, OPEN
+from forethought.thought.tokens import plain
 from forethought.types import Messages, Sampling, Step, Stop
 
 Api = Literal["chat", "completions"]
@@ -39,7 +40,7 @@ def body(
     """The request for `n` continuations of `prefix`, without the fields that the server `lacks`.
 
     A chat goes on with an unfinished assistant message (`continue_final_message`); where the server cannot, it is
-    asked to in words (`CONTINUE`). Completions get the plain text of the turns, a blank line between them.
+    asked to in words (`CONTINUE`). Completions get the `plain` text of the turns.
     """
     payload: dict[str, Any] = {"model": model}
     if api == "completions":
@@ -66,11 +67,6 @@ def body(
         payload["logprobs"] = True if api == "chat" else 1
     payload |= extra
     return {name: value for name, value in payload.items() if name not in lacks}
-
-
-def plain(messages: Messages) -> str:
-    """The conversation as a model without a chat template reads it."""
-    return "\n\n".join(message["content"] for message in messages) + "\n"
 
 
 def dispensable(payload: Mapping[str, Any], message: str, extra: Mapping[str, Any]) -> frozenset[str]:

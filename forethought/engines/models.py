@@ -93,7 +93,7 @@ MODELS: dict[str, Model] = {
     "smollm2-135m": Model(
         name="smollm2-135m",
         what="SmolLM2-135M-Instruct, pretrained, its weights in 4 bits (dequantised on loading)",
-        size="135M parameters, 98 MB, fetched once",
+        size="135M parameters, 98 MB fetched once, 540 MB more once it was loaded",
         licence="Apache-2.0",
         file="smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf",
     ),

@@ -21,14 +21,18 @@ class Tokenizer(Protocol):
     def decode(self, token_ids: Any, *, skip_special_tokens: bool = ...) -> str: ...
 
 
+def plain(messages: Messages) -> str:
+    """The conversation as a model without a chat template reads it: its turns, a blank line between them."""
+    return "\n\n".join(message["content"] for message in messages) + "\n"
+
+
 def prompt_tokens(tokenizer: Tokenizer, messages: Messages) -> tuple[int, ...]:
     """The conversation up to where the assistant begins to speak.
 
-    A model without a chat template gets the plain text of its turns, a blank line between them.
+    A model without a chat template gets their `plain` text.
     """
     if tokenizer.chat_template is None:
-        text = "\n\n".join(message["content"] for message in messages) + "\n"
-        return tuple(tokenizer.encode(text, add_special_tokens=True))
+        return tuple(tokenizer.encode(plain(messages), add_special_tokens=True))
     text = tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
     return tuple(tokenizer.encode(text, add_special_tokens=False))
 
