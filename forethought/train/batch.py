@@ -123,13 +123,6 @@ def pack(
     return packs
 
 
-def unique_tokens(data: Sequence[Datum]) -> int:
-    """Tokens in the trie of all data: the least a step could compute."""
-    order = _together(data)
-    rows = [data[number].tokens for number in order]
-    return sum(len(row) - _common(before, row) for before, row in zip([(), *rows], rows, strict=False))
-
-
 def _lay_out(
     data: Sequence[Datum], filling: Sequence[tuple[int, int]], proximal: Rows | None, reference: Rows | None
 ) -> Pack:
