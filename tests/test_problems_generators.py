@@ -103,14 +103,19 @@ def test_lengths_are_uniform() -> None:
 
 
 def test_the_scratchpad_is_the_papers() -> None:
-    assert scratchpad(624, 259, 3) == [
-        "6 2 4 + 2 5 9 , C: 0",
-        "2 + 5 , 3 C: 1",
-        "6 + 2 , 8 3 C: 0",
-        ", 8 8 3 C: 0",
-        "0 8 8 3",
-    ]
+    first, *_, last = written = scratchpad(624, 259, 3)
+    assert written == ["6 2 4 + 2 5 9 , C: 0", "6 2 + 2 5 , 3 C: 1", "6 + 2 , 8 3 C: 0", ", 8 8 3 C: 0", "0 8 8 3"]
+    assert scratchpad(624, 259, 3, "pair") == [first, "2 + 5 , 3 C: 1", "6 + 2 , 8 3 C: 0", ", 8 8 3 C: 0", last]
     assert scratchpad(9, 8, 1) == ["9 + 8 , C: 0", ", 7 C: 1", "1 7"]
+
+
+def test_the_style_of_the_lines_is_an_option() -> None:
+    (problem,) = open_task("addition:digits=3").load("train", count=1)
+    rest, pair = (worked(open_task(f"addition:digits=3,lines={lines}"), problem) for lines in ("rest", "pair"))
+    assert len(pair) < len(rest)
+    assert worked(open_task("addition:digits=3"), problem) == rest
+    with pytest.raises(ValueError, match="option lines is 'both'; it must be rest"):
+        open_task("addition:lines=both")
 
 
 def test_thoughts_of_sums_and_chains() -> None:

@@ -1,14 +1,17 @@
-"""Addition of two n-digit numbers, with the scratchpad of Nye et al. (2021) as STaR has it (arXiv 2203.14465, §4.1).
+"""Addition of two n-digit numbers, with the scratchpad of Nye et al. (arXiv 2112.00114, figure 2), which STaR takes up
+(arXiv 2203.14465, section 4.1).
 
     624 + 259 = ?
     6 2 4 + 2 5 9 , C: 0
-    2 + 5 , 3 C: 1
+    6 2 + 2 5 , 3 C: 1
     6 + 2 , 8 3 C: 0
     , 8 8 3 C: 0
     0 8 8 3
 
-Each line holds the digits to add next (the first line: all of them), the result so far, and the carry into that
-column; the last line puts the carry before the result.
+Each line holds the digits still to add, the result so far, and the carry into the next column; the last line puts the
+carry before the result. So a line follows from the one before alone, at any length. `lines=pair` writes only the next
+two digits after the first line (`2 + 5 , 3 C: 1`), as STaR's released code does: shorter, but they must be found again
+in the first line, by their place, which small models trained from nothing did not carry over to longer numbers.
 """
 
 from __future__ import annotations
@@ -32,30 +35,38 @@ def digits_range(text: str) -> range:
     return lengths
 
 
+def _style(text: str) -> str:
+    if text not in ("rest", "pair"):
+        raise ValueError
+    return text
+
+
 OPTIONS: dict[str, Option] = {
     "digits": (digits_range, f"a length or a range of lengths from 1 to {MOST_DIGITS}, like 3 or 1-5"),
+    "lines": (_style, "rest (the digits still to add) or pair (the next two)"),
 }
 
 
-def task(spec: str, *, digits: range = range(1, 6)) -> Task:
+def task(spec: str, *, digits: range = range(1, 6), lines: str = "rest") -> Task:
     """Two numbers of the same length, the length uniform over `digits`; `meta` has digits, a and b."""
-    return by_lines(spec, partial(_draw, digits=digits), _lines)
+
+    def true_lines(problem: Problem) -> list[str]:
+        return scratchpad(problem.meta["a"], problem.meta["b"], problem.meta["digits"], lines)
+
+    return by_lines(spec, partial(_draw, digits=digits), true_lines)
 
 
-def scratchpad(a: int, b: int, digits: int) -> list[str]:
+def scratchpad(a: int, b: int, digits: int, lines: str = "rest") -> list[str]:
     """The lines of the thought, for two numbers of `digits` digits."""
     rows = [str(a).zfill(digits), str(b).zfill(digits)]
-    lines, result, carry = [f"{' '.join(rows[0])} + {' '.join(rows[1])} , C: 0"], "", 0
+    found, result, carry = [f"{' '.join(rows[0])} + {' '.join(rows[1])} , C: 0"], "", 0
     for column in reversed(range(digits)):
         total = int(rows[0][column]) + int(rows[1][column]) + carry
         carry, result = total // 10, f"{total % 10}{result}"
-        pair = f"{rows[0][column - 1]} + {rows[1][column - 1]} " if column else ""
-        lines.append(f"{pair}, {' '.join(result)} C: {carry}")
-    return [*lines, f"{carry} {' '.join(result)}"]
-
-
-def _lines(problem: Problem) -> list[str]:
-    return scratchpad(problem.meta["a"], problem.meta["b"], problem.meta["digits"])
+        start = max(0, column - 1) if lines == "pair" else 0
+        left = f"{' '.join(rows[0][start:column])} + {' '.join(rows[1][start:column])} " if column else ""
+        found.append(f"{left}, {' '.join(result)} C: {carry}")
+    return [*found, f"{carry} {' '.join(result)}"]
 
 
 def _draw(rng: random.Random, *, digits: range) -> Draft:

@@ -93,16 +93,16 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval_samples": 8,
     },
     "tiny": {
-        "problems": "sums:terms=4,most=20",
-        "examples": 2000,
-        "cold_steps": 250,
+        "problems": "sums:terms=3,most=20",
+        "examples": 1000,
+        "cold_steps": 300,
         "cold_lr": 2e-3,
-        "rounds": 2,
-        "fresh": 2000,
-        "samples": 4,
+        "rounds": 1,
+        "fresh": 3000,
+        "samples": 2,
         "lr": 1e-3,
         "batch": 32,
-        "max_tokens": 96,
+        "max_tokens": 48,
         "eval_samples": 64,
     },
 }
@@ -130,7 +130,8 @@ def main(config: Config, resume: Path | None = None) -> Path:
         if place is not None:
             checkpoint.load(place, student.learner(lr=config.lr))
             student.refresh(step_of(place))
-        student.examine("as it is", run, task, config)
+        # A few samples tell that it knows nothing yet, and cost as much as many of the thoughts that follow.
+        student.examine("as it is", run, task, replace(config, eval_samples=min(8, config.eval_samples)))
         for stage in range(max(0, step_of(place) - 1), config.rounds + 1):
             if stage >= step_of(place):
                 learn(student, run, to_learn(student, run, task, pool, config, stage), config, stage)

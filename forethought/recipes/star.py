@@ -68,13 +68,13 @@ class Config:
     """Steps over which the rate rises."""
     known: int = 2
     """Levels, from the easiest, that the cold start teaches in full."""
-    easy: int = 2000
-    """Worked examples of these levels together."""
-    shown: int = 30
+    easy: int = 7000
+    """Worked examples of each of these levels, at most."""
+    shown: int = 100
     """Worked examples of each other level."""
-    hints: float = 0.1
+    hints: float = 0.25
     """Share of worked examples that are shown with the hint too, so that rationalisation finds a form it knows."""
-    cold_steps: int = 1000
+    cold_steps: int = 2200
     """Optimizer steps of the cold start; 0 for a model that already thinks in our form."""
     eval_problems: int = 500
     """Held-out problems; 0 measures nothing."""
@@ -188,12 +188,13 @@ def cold_start(student: Student, task: Task, config: Config) -> None:
     if task.worked is None:
         raise ValueError(f"{task.name} has no worked examples; give --cold-steps 0 and a model that knows the form")
     rng = random.Random(config.seed)
-    pool = levels_of(task.load("train", count=5 * (config.easy + config.shown), seed=config.seed)).values()
-    easiest, others = list(pool)[: config.known], list(pool)[config.known :]
-    chosen = [problem for level in easiest for problem in level[: config.easy // len(easiest)]]
-    # So few are seen as often as the many: each other level weighs half as much as a known one.
-    for level in others:
-        chosen += (level[: config.shown] * config.easy)[: config.easy // (2 * len(easiest))]
+    pool = task.load("train", count=6 * (config.easy + config.shown), seed=config.seed)
+    chosen: list[Problem] = []
+    for place, level in enumerate(levels_of(pool).values()):
+        distinct = list({problem.messages[-1]["content"]: problem for problem in level}.values())
+        some = distinct[: config.easy if place < config.known else config.shown]
+        # A level with few examples is repeated: a sixteenth of the most is what it takes to be learned at all.
+        chosen += some * max(1, config.easy // 16 // max(1, len(some)))
     examples = [(problem.messages, task.worked(problem)) for problem in chosen]
     examples += [(hinted(p).messages, task.worked(p)) for p in chosen if rng.random() < config.hints]
     data = supervised(examples, student.tokenizer)
