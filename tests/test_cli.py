@@ -21,7 +21,7 @@ from forethought import __version__
 from forethought.cli import COMMANDS, evaluate, main, model
 from forethought.cli.terminal import clean, rows
 from forethought.engines.http import HttpEngine
-from forethought.engines.open import find, is_trained_here, open_engine
+from forethought.engines.open import described, find, is_trained_here, open_engine, public
 from forethought.engines.scripted import Reply, Scripted, always
 from forethought.scaling.stages import load_report
 from forethought.store import open_store
@@ -693,9 +693,9 @@ def test_a_model_behind_a_url(cli: Cli, server: str, monkeypatch: pytest.MonkeyP
 
 def test_a_password_in_a_url_is_not_shown(tmp_path: Path) -> None:
     assert isinstance(open_engine("http://me:secret@127.0.0.1:1/v1#m"), HttpEngine)
-    assert model.public("http://me:secret@127.0.0.1:1/v1#m") == "http://127.0.0.1:1/v1#m"
-    assert model.described("http://me:secret@127.0.0.1:1/v1#m") == "m behind http://127.0.0.1:1/v1"
-    assert model.public("org/na@me") == "org/na@me"
+    assert public("http://me:secret@127.0.0.1:1/v1#m") == "http://127.0.0.1:1/v1#m"
+    assert described("http://me:secret@127.0.0.1:1/v1#m") == "m behind http://127.0.0.1:1/v1"
+    assert public("org/na@me") == "org/na@me"
 
 
 # --- the README ---

@@ -15,10 +15,10 @@ from typing import Annotated
 import tyro
 from tqdm import tqdm
 
-from forethought.cli.model import UNTRAINED, Instruct, described, instructed, instructs, is_untrained, opened, public
+from forethought.cli.model import UNTRAINED, Instruct, instructed, instructs, is_untrained, opened
 from forethought.cli.runs import again, config_of, resumed, typed
 from forethought.cli.terminal import say, tell
-from forethought.engines.open import find
+from forethought.engines.open import described, find, public
 from forethought.problems import Split, Task, open_task
 from forethought.recipes.run import folder_of, write_config
 from forethought.rollout import rollout
@@ -205,7 +205,7 @@ def _report(folder: Path, config: Config, problems: Sequence[Problem], store: St
     say(table(stage, ks))
     record = Report(
         title=f"{Path(config.problems).name}, {len(pools):,} problems",
-        model=described(config.model),
+        model=described(config.model) + ", untrained" * is_untrained(config.model),
         stages=(stage,),
         ks=ks,
         config=asdict(config),

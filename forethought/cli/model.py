@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import urllib.parse
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Literal
 
 from forethought.engines.http import HttpEngine
-from forethought.engines.models import MODELS, resolve
-from forethought.engines.open import find, is_trained_here, open_engine
+from forethought.engines.models import resolve
+from forethought.engines.open import is_trained_here, open_engine
 from forethought.thought.marks import INSTRUCTION
 from forethought.types import Engine, Message, Messages
 
@@ -37,23 +36,6 @@ def instructed(messages: Messages) -> Messages:
     """The conversation with the instruction after its last turn: not every chat template takes a system turn."""
     last = messages[-1]
     return (*messages[:-1], Message(role=last["role"], content=f"{last['content']}\n\n{INSTRUCTION}"))
-
-
-def public(model: str) -> str:
-    """The model as it may be shown: without a user and password that its URL has."""
-    parts = urllib.parse.urlsplit(model)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "://" in model else model
-
-
-def described(model: str) -> str:
-    """What the model honestly is, for a report."""
-    kind, value = find(model)
-    if kind in ("smollm2", "tiny"):
-        return f"{value}: {MODELS[value].what}{', untrained' * (kind == 'tiny')}"
-    if kind == "http":
-        url, _, name = public(value).partition("#")
-        return f"{name} behind {url}"
-    return f"{value} (Hugging Face hub)" if kind == "hub" else f"the checkpoint {value}"
 
 
 def is_untrained(model: str) -> bool:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import urllib.parse
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from forethought.engines.http import connect
-from forethought.engines.models import Resolved, resolve
+from forethought.engines.models import MODELS, Resolved, resolve
 from forethought.types import Engine
 
 KEY = "FORETHOUGHT_API_KEY"
@@ -73,10 +74,27 @@ def open_engine(model: str, *, dtype: str = "auto", api_key: str | None = None, 
         return connect(found.value, api_key=api_key or os.environ.get(KEY))
     with needing_weights(model):
         from forethought.engines.local import open_local
-    return open_local(found.value, dtype=dtype, max_rows=max_rows, label=_label(found))
+    return open_local(found.value, dtype=dtype, max_rows=max_rows, label=label_of(found))
 
 
-def _label(found: Resolved) -> str:
+def public(model: str) -> str:
+    """The model as it may be shown: without a user and password that its URL has."""
+    parts = urllib.parse.urlsplit(model)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "://" in model else model
+
+
+def described(model: str) -> str:
+    """What the model honestly is, for a report."""
+    kind, value = find(model)
+    if kind in ("smollm2", "tiny"):
+        return f"{value}: {MODELS[value].what}"
+    if kind == "http":
+        url, _, name = public(value).partition("#")
+        return f"{name} behind {url}"
+    return f"{value} (Hugging Face hub)" if kind == "hub" else f"the checkpoint {value}"
+
+
+def label_of(found: Resolved) -> str:
     """What the engine is called: a run's checkpoint as `run@step`, anything else by its last word."""
     path = Path(found.value)
     if found.kind == "path" and path.parent.name == "checkpoints" and (path / "state.json").is_file():

@@ -10,7 +10,7 @@ vote over more thoughts buys on top. `docs/LOG.md` has the gains and the minutes
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,29 +33,29 @@ class Config:
 
     model: str = "smollm2-135m"
     """smollm2-135m, tiny, a checkpoint's folder, or a hub name."""
-    problems: str = ""
+    problems: str | None = None
     """A task with worked examples, as `sums:terms=3,most=12`."""
-    examples: int = 0
+    examples: int | None = None
     """Worked examples of the cold start."""
-    cold_steps: int = 0
+    cold_steps: int | None = None
     """Optimizer steps on them."""
-    cold_lr: float = 0.0
+    cold_lr: float | None = None
     """Peak learning rate of the cold start."""
-    rounds: int = 0
+    rounds: int | None = None
     """Times it thinks and learns from its own correct thoughts."""
-    fresh: int = 0
+    fresh: int | None = None
     """New problems in each round."""
-    samples: int = 0
+    samples: int | None = None
     """Thoughts for each of them."""
-    lr: float = 0.0
+    lr: float | None = None
     """Peak learning rate of learning from them."""
-    batch: int = 0
+    batch: int | None = None
     """Thoughts in one step."""
-    max_tokens: int = 0
+    max_tokens: int | None = None
     """Longest thought."""
     eval_problems: int = 200
     """Held-out problems."""
-    eval_samples: int = 0
+    eval_samples: int | None = None
     """Thoughts for each of them: the widest vote."""
     eval_temperature: float = 1.0
     """Of these thoughts."""
@@ -72,10 +72,36 @@ class Config:
     out: str = ""
     """The run's folder; runs/demo-TIME by default."""
 
-    def settled(self) -> Config:
+    def __post_init__(self) -> None:
+        for name in ("examples", "cold_steps", "fresh", "samples", "batch", "max_tokens", "eval_samples"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} is {value}; it must be at least 1")
+        if self.rounds is not None and self.rounds < 0:
+            raise ValueError(f"rounds is {self.rounds}; it must be 0 or more")
+
+    def settled(self) -> Settled:
         """The same with every unset number filled in for its model."""
         preset = PRESETS["tiny" if self.model == "tiny" else "pretrained"]
-        return replace(self, **{name: value for name, value in preset.items() if not getattr(self, name)})
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        return Settled(**{**preset, **given})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled(Config):
+    """Every number known."""
+
+    problems: str
+    examples: int
+    cold_steps: int
+    cold_lr: float
+    rounds: int
+    fresh: int
+    samples: int
+    lr: float
+    batch: int
+    max_tokens: int
+    eval_samples: int
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -114,35 +140,36 @@ WARMUP = 3
 
 def main(config: Config, resume: Path | None = None) -> Path:
     """Walk the road and return the run's folder; raises KeyboardInterrupt once the place is saved after Ctrl-C."""
-    config = config.settled()
+    settled = config.settled()
     began = time.perf_counter()
-    task = open_task(config.problems)
+    task = open_task(settled.problems)
     if task.worked is None:
-        raise ValueError(f"{config.problems} has no worked examples to begin with; choose a task that has")
+        raise ValueError(f"{settled.problems} has no worked examples to begin with; choose a task that has")
     student = Student.load(
-        config.model, tiny=TinyConfig(config.layers, config.width, seed=config.seed), dtype=config.dtype
+        settled.model, tiny=TinyConfig(settled.layers, settled.width, seed=settled.seed), dtype=settled.dtype
     )
-    pool = task.load("train", count=config.examples + config.rounds * config.fresh, seed=config.seed)
+    pool = task.load("train", count=settled.examples + settled.rounds * settled.fresh, seed=settled.seed)
     place = checkpoint.latest(resume) if resume else None
 
-    with begin("demo", config, resume, place) as run:
-        print(estimate(config, run.folder))
+    with begin("demo", settled, resume, place) as run:
+        print(estimate(settled, run.folder))
         if place is not None:
-            checkpoint.load(place, student.learner(lr=config.lr))
+            saved = checkpoint.load(place, student.learner(lr=1.0))
+            student.resume(saved.state["spent"])
             student.refresh(step_of(place))
         # A few samples tell that it knows nothing yet, and cost as much as many of the thoughts that follow.
-        student.examine("as it is", run, task, replace(config, eval_samples=min(8, config.eval_samples)))
-        for stage in range(max(0, step_of(place) - 1), config.rounds + 1):
+        student.examine("as it is", run, task, replace(settled, eval_samples=min(8, settled.eval_samples)))
+        for stage in range(max(0, step_of(place) - 1), settled.rounds + 1):
             if stage >= step_of(place):
-                learn(student, run, to_learn(student, run, task, pool, config, stage), config, stage)
-            name = "worked examples" if stage == 0 else "own thoughts" + (f" {stage}" if config.rounds > 1 else "")
-            student.examine(name, run, task, config)
+                learn(student, run, to_learn(student, run, task, pool, settled, stage), settled, stage)
+            name = "worked examples" if stage == 0 else "own thoughts" + (f" {stage}" if settled.rounds > 1 else "")
+            student.examine(name, run, task, settled)
             run.raise_if_asked()
         print(f"{(time.perf_counter() - began) / 60:.1f} minutes; the report: {run.folder / 'report.html'}")
     return run.folder
 
 
-def estimate(config: Config, folder: Path) -> str:
+def estimate(config: Settled, folder: Path) -> str:
     """What the road will cost, in tokens at most."""
     measured = (config.rounds + 2) * config.eval_problems * config.eval_samples
     thought = config.rounds * config.fresh * config.samples
@@ -152,7 +179,7 @@ def estimate(config: Config, folder: Path) -> str:
     )
 
 
-def to_learn(student: Student, run: Run, task: Task, pool: list[Problem], config: Config, stage: int) -> list[Datum]:
+def to_learn(student: Student, run: Run, task: Task, pool: list[Problem], config: Settled, stage: int) -> list[Datum]:
     """What a stage imitates: worked examples first, then its own right thoughts on problems it has not seen."""
     if stage == 0:
         assert task.worked is not None
@@ -169,7 +196,7 @@ def to_learn(student: Student, run: Run, task: Task, pool: list[Problem], config
     return data
 
 
-def learn(student: Student, run: Run, data: list[Datum], config: Config, stage: int) -> None:
+def learn(student: Student, run: Run, data: list[Datum], config: Settled, stage: int) -> None:
     """Imitate `data`, once through unless it is the cold start, and save the place."""
     steps, lr = -(-len(data) // config.batch), config.lr
     if stage == 0:
@@ -182,4 +209,6 @@ def learn(student: Student, run: Run, data: list[Datum], config: Config, stage: 
         bar.set_postfix(loss=f"{metrics['loss']:.3f}")
     run.metrics.log(stage + 1, metrics)
     student.refresh(stage + 1)
-    checkpoint.save(run.folder, stage + 1, learner, state={}, tokenizer=student.tokenizer, keep=1)
+    run.writer.flush()
+    state = {"spent": student.spent()}
+    checkpoint.save(run.folder, stage + 1, learner, state=state, tokenizer=student.tokenizer, keep=1)

@@ -11,6 +11,7 @@ is left of its rollout is part of the checkpoint.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,6 +38,10 @@ METHODS: dict[str, tuple[dict[str, Any], Literal["sequences", "tokens"]]] = {
     "rloo": ({"baseline": "loo", "scale": "none", "length": "token"}, "sequences"),
 }
 """How each method weighs a thought's tokens, and what the learner divides their sum by."""
+
+
+DEAD_STEPS = 5
+"""Rollouts without anything to learn from after which the user is told."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +103,9 @@ class Config:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.group < 2:
             raise ValueError(f"group is {self.group}; an advantage needs at least 2 thoughts to compare")
+        for name in ("clip_low", "clip_high", "kl", "tis"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if self.temperature <= 0:
             raise ValueError(f"temperature is {self.temperature}; thoughts that differ need one above 0")
 
@@ -109,20 +117,28 @@ def main(config: Config, resume: Path | None = None) -> Path:
     place = checkpoint.latest(resume) if resume else None
     weigh, normaliser = METHODS[config.method]
     loss = partial(
-        policy_gradient, clip_low=config.clip_low, clip_high=config.clip_high, kl=config.kl, tis=config.tis or None
+        policy_gradient,
+        clip_low=config.clip_low,
+        clip_high=config.clip_high,
+        kl=config.kl,
+        kl_length="token" if normaliser == "tokens" else "sequence",
+        tis=config.tis or None,
     )
 
     with begin("grpo", config, resume, place) as run:
         thoughts = -(-config.steps // config.updates) * config.prompts * config.group
         print(f"{config.steps} steps on {thoughts:,} thoughts of at most {config.max_tokens} tokens -> {run.folder}")
-        reference = Student.load(config.model, dtype=config.dtype).learner(lr=config.lr) if config.kl else None
-        learner = student.learner(lr=config.lr, warmup=config.warmup, temperature=config.temperature)
+        rates: dict[str, Any] = {"lr": config.lr, "warmup": config.warmup, "temperature": config.temperature}
+        # The model as it was loaded; a resumed run puts its own weights back only after this.
+        reference = Learner(copy.deepcopy(student.model), autocast=student.autocast, **rates) if config.kl else None
+        learner = student.learner(**rates)
         rest: list[Batch] = []  # what is left of the rollout
         stats: dict[str, float] = {}
         if place is None:
             student.examine("before", run, task, config)
         else:
             saved = checkpoint.load(place, learner)
+            student.resume(saved.state["spent"])
             rest, stats = _unpacked(saved.data, saved.state["batches"]), saved.state["stats"]
         first = step_of(place)
         for step in tqdm(range(first, config.steps), initial=first, total=config.steps, desc="grpo", unit="step"):
@@ -141,10 +157,13 @@ def main(config: Config, resume: Path | None = None) -> Path:
             run.metrics.log(step + 1, {**stats, **kept, **seconds})
             if run.due(step + 1, config.steps, config.save_every):
                 run.writer.flush()
-                state = {"batches": [(len(batch), rows) for batch, rows in rest], "stats": stats}
+                sizes = [(len(batch), rows) for batch, rows in rest]
+                state = {"batches": sizes, "stats": stats, "spent": student.spent()}
                 left = [datum for batch, _ in rest for datum in batch]
                 checkpoint.save(run.folder, step + 1, learner, state=state, data=left, tokenizer=student.tokenizer)
             run.raise_if_asked()
+            if not data and step + 1 == DEAD_STEPS * config.updates and learner.steps == 0:
+                print(f"nothing learned in {step + 1} steps: every thought of every group earned the same")
         student.refresh(config.steps)
         student.examine("after", run, task, config)
     return run.folder

@@ -56,7 +56,8 @@ class Run:
     def add(self, stage: Stage, ks: Sequence[int], model: str, title: str) -> Path:
         """Take up what was measured, and write `stages.json` and `report.html` with all of it."""
         self.stages.append(stage)
-        command = f"forethought train {self.recipe} --config {self.folder / 'config.json'}"
+        verb = "demo" if self.recipe == "demo" else f"train {self.recipe}"
+        command = f"forethought {verb} --config {self.folder / 'config.json'}"
         report = Report(title, model, tuple(self.stages), tuple(ks), config=asdict(self.config), command=command)
         save_report(self.folder, report)
         return rebuild(self.folder)

@@ -82,7 +82,11 @@ def main(config: Config, resume: Path | None = None) -> Path:
     )
     learner = student.schooled(config.lr, config.warmup, config.steps)
     place = checkpoint.latest(resume) if resume else None
-    first = checkpoint.load(place, learner).step if place else 0
+    first = 0
+    if place:
+        saved = checkpoint.load(place, learner)
+        first = saved.step
+        student.resume(saved.state["spent"])
 
     with begin("sft", config, resume, place) as run:
         examples = [(p.messages, worked(p)) for p in task.load("train", count=config.examples, seed=config.seed)]
@@ -96,7 +100,9 @@ def main(config: Config, resume: Path | None = None) -> Path:
             student.training_tokens += int(metrics["computed"])
             run.metrics.log(step + 1, metrics)
             if run.due(step + 1, config.steps, config.save_every):
-                checkpoint.save(run.folder, step + 1, learner, state={}, tokenizer=student.tokenizer)
+                checkpoint.save(
+                    run.folder, step + 1, learner, state={"spent": student.spent()}, tokenizer=student.tokenizer
+                )
             run.raise_if_asked()
         student.refresh(config.steps)
         student.examine("worked examples", run, task, config)

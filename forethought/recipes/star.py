@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +118,9 @@ def main(config: Config, resume: Path | None = None) -> Path:
     base_folder = (resume or Path()) / "base"
     begun = resume is not None and (base_folder / "config.json").exists()
     shape = TinyConfig(config.layers, config.width, seed=config.seed)
-    student = Student.load(str(base_folder) if begun else config.model, tiny=shape, dtype=config.dtype)
+    student = Student.load(
+        str(base_folder) if begun else config.model, tiny=shape, dtype=config.dtype, called=config.model
+    )
 
     with begin("star", config, resume, place) as run:
         total = sum(map(config.steps, range(config.iterations)))
@@ -162,9 +164,9 @@ def think(
     rationales: list[list[Trace]] = []
     if config.rationalise:
         failed = [p for p, group in zip(problems, groups, strict=True) if all(t.reward == 0 for t in group)]
-        rationales = student.sample(
-            [hinted(p) for p in failed], task, config.samples, sampling, f"iteration {iteration + 1}: rationalise"
-        )
+        other = replace(sampling, seed=derive(config.seed, "rationalise", iteration))
+        asked = [hinted(p) for p in failed]
+        rationales = student.sample(asked, task, config.samples, other, f"iteration {iteration + 1}: rationalise")
         run.keep(rationales)
     # What was sampled with the hint in sight is learned without it.
     plain: dict[str, Messages] = {problem.id: problem.messages for problem in problems}

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
 from forethought.engines.local import LocalEngine, TinyConfig, load_model
 from forethought.engines.local.quiet import quiet
-from forethought.engines.models import MODELS
-from forethought.engines.open import find
+from forethought.engines.open import described, find, label_of
 from forethought.problems import Task
 from forethought.recipes.run import Run
 from forethought.rollout import collect
@@ -25,6 +25,9 @@ from forethought.scaling.table import table
 from forethought.search.best_of_n import best_of_n
 from forethought.train.learner import Learner
 from forethought.types import Problem, Sampling, Trace
+
+COSTS = ("training_tokens", "sampled_tokens", "prefilled_tokens")
+"""What a student counts between two measurements, besides the seconds."""
 
 
 @dataclass
@@ -37,24 +40,31 @@ class Student:
     tokenizer: Any
     engine: LocalEngine
     """Samples from a copy of the weights, taken at the last `refresh`."""
-    autocast: str
+    autocast: Literal["fp32", "bf16"]
     training_tokens: int = 0
     sampled_tokens: int = 0
+    prefilled_tokens: int = 0
+    """Of prompts; one that several thoughts share counts once."""
     began: float = field(default_factory=time.perf_counter)
 
     @classmethod
-    def load(cls, name: str, *, tiny: TinyConfig | None = None, dtype: str = "auto") -> Student:
-        """The model called `name`, or a run's newest one; `dtype` is what it computes in: auto, bf16 or fp32."""
-        source = find(name).value
-        model, tokenizer = load_model(source, tiny=tiny)
-        label = source.rstrip("/").rpartition("/")[2]
+    def load(
+        cls, name: str, *, tiny: TinyConfig | None = None, dtype: str = "auto", called: str | None = None
+    ) -> Student:
+        """The model called `name`, or a run's newest one.
+
+        `dtype` is what it computes in: auto, bf16 or fp32. `called` is the model that its thoughts are filed under,
+        where that is not `name`.
+        """
+        model, tokenizer = load_model(find(name).value, tiny=tiny)
+        label = label_of(find(called or name))
         engine = LocalEngine(model, tokenizer, name=label, dtype=dtype)
         low = str(engine.dtype) == "torch.bfloat16"
         return cls(label, model, tokenizer, engine, "bf16" if low else "fp32")
 
     def learner(self, **options: Any) -> Learner:
         """A fresh optimizer over the weights."""
-        return Learner(self.model, autocast=self.autocast, **options)  # type: ignore[arg-type]  # checked there
+        return Learner(self.model, autocast=self.autocast, **options)
 
     def schooled(self, lr: float, warmup: int, steps: int) -> Learner:
         """A fresh optimizer whose rate rises to `lr` and falls to nothing over `steps` steps."""
@@ -69,10 +79,24 @@ class Student:
         self.model.load_state_dict(weights)
 
     def save(self, folder: Path) -> None:
-        """Write an ordinary Hugging Face checkpoint."""
+        """Write an ordinary Hugging Face checkpoint, whole or not at all."""
+        part = folder.with_name(f".{folder.name}.part")
+        shutil.rmtree(part, ignore_errors=True)
         with quiet():
-            self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
+            self.model.save_pretrained(part)
+        self.tokenizer.save_pretrained(part)
+        part.rename(folder)
+
+    def spent(self) -> dict[str, float]:
+        """What has gone into learning since the last measurement, for a checkpoint; `resume` takes it up again."""
+        seconds = time.perf_counter() - self.began
+        return {**{name: getattr(self, name) for name in COSTS}, "seconds": seconds}
+
+    def resume(self, spent: Mapping[str, float]) -> None:
+        """Go on counting from `spent`."""
+        for name in COSTS:
+            setattr(self, name, int(spent[name]))
+        self.began = time.perf_counter() - spent["seconds"]
 
     def refresh(self, step: int) -> None:
         """The engine samples from the weights as they are now, at training step `step`."""
@@ -87,6 +111,7 @@ class Student:
         label: str,
     ) -> list[list[Trace]]:
         """`n` graded thoughts for each problem, all asked for at once, under a progress bar."""
+        prefilled = self.engine.usage.prefilled
         with tqdm(total=len(problems) * n, desc=label, unit="thought", leave=False, smoothing=0.1) as bar:
             groups = collect(
                 problems,
@@ -97,6 +122,7 @@ class Student:
                 concurrency=max(1, len(problems)),
                 progress=lambda traces: bar.update(len(traces)),
             )
+        self.prefilled_tokens += self.engine.usage.prefilled - prefilled
         self.sampled_tokens += sum(len(step.tokens) for group in groups for trace in group for step in trace.steps)
         return groups
 
@@ -104,8 +130,8 @@ class Student:
         self, name: str, problems: Sequence[Problem], task: Task, n: int, sampling: Sampling, note: str = ""
     ) -> tuple[Stage, list[list[Trace]]]:
         """What the model can do now, as a stage that carries what was spent on learning since the last one."""
-        learned, sampled = self.training_tokens, self.sampled_tokens
-        seconds = time.perf_counter() - self.began
+        spent = self.spent()
+        learned, sampled, prefilled = (int(spent[name]) for name in COSTS)
         groups = self.sample(problems, task, n, sampling, f"measure: {name}")
         stage = Stage(
             name=name,
@@ -113,12 +139,11 @@ class Student:
             training_tokens=learned,
             sampled_tokens=sampled,
             train_flops=self._flops(training_flops, learned),
-            sample_flops=self._flops(inference_flops, sampled),
-            seconds=seconds,
+            sample_flops=self._flops(inference_flops, sampled + prefilled),
+            seconds=spent["seconds"],
             note=note,
         )
-        self.training_tokens = self.sampled_tokens = 0
-        self.began = time.perf_counter()
+        self.resume(dict.fromkeys(spent, 0))
         return stage, groups
 
     def examine(self, name: str, run: Run, task: Task, config: Any) -> None:
@@ -138,16 +163,12 @@ class Student:
         print(run.add(stage, ks, described(config.model), f"{run.recipe}: {task.name}"))
 
     def _flops(self, formula: Callable[..., float], tokens: int) -> float:
+        """Of the weights alone; attention adds about 1 % at the lengths of these thoughts."""
         total = sum(parameter.numel() for parameter in self.model.parameters())
         embedded = self.model.get_input_embeddings().weight
         tied = self.model.get_output_embeddings().weight is embedded
         # The embedding table multiplies nothing; a head that is tied to it does.
         return formula(total if tied else total - embedded.numel(), tokens)
-
-
-def described(name: str) -> str:
-    """What the model honestly is, for the report."""
-    return f"{name}: {MODELS[name].what}" if name in MODELS else name
 
 
 def hinted(problem: Problem) -> Problem:

@@ -206,6 +206,7 @@ class LocalEngine:
                     request.future.set_exception(fault)
             raise
         finally:
+            self._pool.submit(int).result()  # a round that is still at work must not find its rows gone
             self._waiting.clear()
             self._rows.clear()
             self._scores.clear()
@@ -284,7 +285,7 @@ class LocalEngine:
             order += [logits_V] * len(branches)
             self.usage.reused += len(prefix) * len(branches)
         self._append(self._rows[-len(joined) :], torch.stack(order))
-        wanted = {row.prefix for row in self._waiting}
+        wanted = {row.prefix for row in tuple(self._waiting)}  # the event loop may be adding to it
         self._prefixes = {prefix: held for prefix, held in self._prefixes.items() if prefix in wanted}
 
     def _prefill(self, prefixes: list[tuple[int, ...]]) -> None:

@@ -86,8 +86,8 @@ def _smollm2_checkpoint() -> Path:
             model.save_pretrained(part)
         tokenizer.save_pretrained(part)
         os.replace(part, target)
-    except OSError:
+    except BaseException as fault:
         shutil.rmtree(part, ignore_errors=True)
-        if not (target / "config.json").exists():  # else another process was quicker
+        if not isinstance(fault, OSError) or not (target / "config.json").exists():  # else another was quicker
             raise
     return target
