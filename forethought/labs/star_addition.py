@@ -65,7 +65,7 @@ def main(config: Config) -> Path:
             direct=True,
             batch=32,
             steps=config.direct_steps,
-            lr=common.lr,
+            lr=common.cold_lr,
             warmup=common.warmup,
             layers=common.layers,
             width=common.width,

@@ -44,7 +44,7 @@ class Config:
     """A task, as `addition:digits=1-5`, or a file of problems."""
     iterations: int = 12
     """Rounds of thinking and learning; 0 stops at the base."""
-    fresh: int = 1500
+    fresh: int = 2000
     """Problems thought about in one iteration."""
     samples: int = 1
     """Thoughts for each of them."""
@@ -56,14 +56,14 @@ class Config:
     """Most thoughts of one problem to learn from."""
     restart: bool = True
     """Train the base each time; `--no-restart` goes on from the iteration before."""
-    first_steps: int = 60
+    first_steps: int = 80
     """Optimizer steps of the first iteration."""
     grow: float = 1.2
     """Each iteration takes this many times the steps of the one before."""
     batch: int = 16
     """Thoughts in one step."""
-    lr: float = 2e-3
-    """Peak learning rate."""
+    lr: float = 5e-4
+    """Peak learning rate of an iteration: a base that knows something loses it to a rate as high as its own was."""
     warmup: int = 20
     """Steps over which the rate rises."""
     known: int = 2
@@ -72,9 +72,11 @@ class Config:
     """Worked examples of each of these levels, at most."""
     shown: int = 100
     """Worked examples of each other level."""
-    hints: float = 0.25
+    hints: float = 0.1
     """Share of worked examples that are shown with the hint too, so that rationalisation finds a form it knows."""
-    cold_steps: int = 2200
+    cold_lr: float = 2e-3
+    """Peak learning rate of the cold start."""
+    cold_steps: int = 2600
     """Optimizer steps of the cold start; 0 for a model that already thinks in our form."""
     eval_problems: int = 500
     """Held-out problems; 0 measures nothing."""
@@ -200,7 +202,7 @@ def cold_start(student: Student, task: Task, config: Config) -> None:
     examples = [(problem.messages, task.worked(problem)) for problem in chosen]
     examples += [(hinted(p).messages, task.worked(p)) for p in chosen if rng.random() < config.hints]
     data = supervised(examples, student.tokenizer)
-    learner = student.schooled(config.lr, config.warmup, config.cold_steps)
+    learner = student.schooled(config.cold_lr, config.warmup, config.cold_steps)
     for batch in tqdm(batches(data, config.batch, config.cold_steps, config.seed), desc="cold start", unit="step"):
         student.training_tokens += int(learner.step(batch, nll)["computed"])
 
