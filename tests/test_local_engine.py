@@ -327,6 +327,36 @@ def test_a_sampled_thought_splits_into_its_exact_tokens(engine: LocalEngine) -> 
     assert "".join(move.text for move in moves) == step.text
 
 
+def test_requests_may_arrive_while_others_are_admitted(tiny: tuple[Any, Any]) -> None:
+    engine = LocalEngine(*tiny, name="tiny", max_rows=8)
+
+    async def stream() -> list[Step]:
+        jobs: list[asyncio.Task[Step]] = []
+        for number in range(300):
+            sampling = Sampling(max_tokens=1 + number % 3, seed=number)
+            jobs.append(asyncio.create_task(engine.sample(user(f"{number} = ?"), (), sampling)))
+            await asyncio.sleep(0)
+        return list(await asyncio.gather(*jobs))
+
+    steps = run(stream())
+    assert len(steps) == 300
+    assert all(len(s.tokens) == 1 + n % 3 or (s.stop == "end" and s.tokens) for n, s in enumerate(steps))
+
+
+def test_a_search_that_is_given_up_leaves_the_engine_whole(engine: LocalEngine) -> None:
+    async def given_up() -> None:
+        long = asyncio.create_task(engine.sample(user("go"), (), Sampling(max_tokens=100, seed=1)))
+        while not engine._rows:
+            await asyncio.sleep(0.001)
+        raise RuntimeError(f"gave up on {long}")
+
+    alone = run(engine.sample(user("go"), (), Sampling(max_tokens=30, seed=2)))
+    for _ in range(5):
+        with pytest.raises(RuntimeError, match="gave up"):
+            run(given_up())
+        assert run(engine.sample(user("go"), (), Sampling(max_tokens=30, seed=2))) == alone
+
+
 @pytest.mark.smollm2
 def test_the_embedded_model_answers() -> None:
     model, tokenizer = load_model("smollm2-135m")

@@ -213,8 +213,8 @@ def test_sft_imitates_bare_answers_where_asked(tmp_path: Path) -> None:
 def test_star_keeps_what_was_right_and_restarts_from_its_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = star.Config(
         problems="addition:digits=1-2", iterations=3, fresh=12, easy=12, shown=6, cold_steps=150, first_steps=4,
-        lr=3e-3, cold_lr=3e-3, batch=8, eval_problems=8, max_tokens=70, rationalise=True, out=str(tmp_path / "whole"), layers=2,
-        width=64,
+        lr=3e-3, cold_lr=3e-3, batch=8, eval_problems=8, max_tokens=70, rationalise=True,
+        out=str(tmp_path / "whole"), layers=2, width=64,
     )  # fmt: skip
     monkeypatch.setattr(star, "open_task", _half_right)
     whole = star.main(asked)

@@ -56,14 +56,15 @@ def is_trained_here(model: str) -> bool:
     return found.kind == "tiny" or (found.kind == "path" and (Path(found.value) / "state.json").is_file())
 
 
-def open_engine(model: str, *, dtype: str = "auto", api_key: str | None = None, max_rows: int = 128) -> Engine:
+def open_engine(model: str, *, dtype: str = "auto", api_key: str | None = None, max_rows: int | None = None) -> Engine:
     """The engine over whatever `model` means (`models.resolve`; the folder of a run is its newest checkpoint).
 
     Args:
         model: `smollm2-135m`, `tiny`, a checkpoint or a run, a hub's `org/name`, or `http://host:port/v1#model-name`.
         dtype: auto, bf16 or fp32, for weights that are computed with here.
         api_key: of a server; else that of the environment's `FORETHOUGHT_API_KEY`, and no other variable's.
-        max_rows: samples that are decoded together, for weights that are computed with here.
+        max_rows: samples that are decoded together, for weights that are computed with here; by default 256 for models
+            below 10 million parameters, else 128.
 
     Raises:
         ValueError: an unknown model, one that does not load, or torch or transformers not installed.

@@ -207,7 +207,8 @@ def learn(student: Student, run: Run, data: list[Datum], config: Settled, stage:
         metrics = learner.step(batch, nll)
         student.training_tokens += int(metrics["computed"])
         bar.set_postfix(loss=f"{metrics['loss']:.3f}")
-    run.metrics.log(stage + 1, metrics)
+    last = {f"last_{name}": metrics[name] for name in ("loss", "entropy", "grad_norm")}
+    run.metrics.log(stage + 1, {"steps": steps, "data": len(data), **last})
     student.refresh(stage + 1)
     run.writer.flush()
     state = {"spent": student.spent()}

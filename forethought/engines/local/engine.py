@@ -101,7 +101,7 @@ class LocalEngine:
         *,
         name: str,
         dtype: torch.dtype | str = "auto",
-        max_rows: int = 128,
+        max_rows: int | None = None,
     ) -> None:
         self._parameters = sum(parameter.numel() for parameter in model.parameters())
         set_threads(self._parameters)
@@ -117,7 +117,7 @@ class LocalEngine:
         self._name, self._update = name, 0
         self._decoder = (LlamaDecoder if supports(model.config) else GenericDecoder)(model, dtype)
         self._cache = self._decoder.new_cache()
-        self._max_rows = max_rows
+        self._max_rows = max_rows or (256 if self._parameters < SMALL else 128)
         self._ends = _end_tokens(model, tokenizer)
         self._waiting: collections.deque[_Row] = collections.deque()
         self._scores: collections.deque[_Score] = collections.deque()

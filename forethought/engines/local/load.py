@@ -49,7 +49,12 @@ def load_model(name: str, *, tiny: TinyConfig | None = None, device: torch.devic
 
 
 def open_local(
-    name: str, *, tiny: TinyConfig | None = None, dtype: str = "auto", max_rows: int = 128, label: str | None = None
+    name: str,
+    *,
+    tiny: TinyConfig | None = None,
+    dtype: str = "auto",
+    max_rows: int | None = None,
+    label: str | None = None,
 ) -> LocalEngine:
     """An engine over the model called `name`, as `load_model` knows it."""
     model, tokenizer = load_model(name, tiny=tiny)
