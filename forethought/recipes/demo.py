@@ -51,6 +51,8 @@ class Config:
     """Peak learning rate of learning from them."""
     batch: int | None = None
     """Thoughts in one step."""
+    epochs: int | None = None
+    """Times it goes through its own right thoughts."""
     max_tokens: int | None = None
     """Longest thought."""
     eval_problems: int = 200
@@ -73,7 +75,7 @@ class Config:
     """The run's folder; runs/demo-TIME by default."""
 
     def __post_init__(self) -> None:
-        for name in ("examples", "cold_steps", "fresh", "samples", "batch", "max_tokens", "eval_samples"):
+        for name in ("examples", "cold_steps", "fresh", "samples", "batch", "epochs", "max_tokens", "eval_samples"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} is {value}; it must be at least 1")
@@ -100,6 +102,7 @@ class Settled(Config):
     samples: int
     lr: float
     batch: int
+    epochs: int
     max_tokens: int
     eval_samples: int
 
@@ -115,20 +118,22 @@ PRESETS: dict[str, dict[str, Any]] = {
         "samples": 2,
         "lr": 1e-4,
         "batch": 16,
+        "epochs": 1,
         "max_tokens": 64,
         "eval_samples": 8,
     },
     "tiny": {
-        "problems": "sums:terms=3,most=20",
-        "examples": 1000,
-        "cold_steps": 300,
+        "problems": "chain:steps=5,modulus=7",
+        "examples": 3200,
+        "cold_steps": 100,
         "cold_lr": 2e-3,
         "rounds": 1,
-        "fresh": 3000,
-        "samples": 2,
-        "lr": 1e-3,
+        "fresh": 1000,
+        "samples": 4,
+        "lr": 3e-4,
         "batch": 32,
-        "max_tokens": 48,
+        "epochs": 2,
+        "max_tokens": 80,
         "eval_samples": 64,
     },
 }
@@ -197,8 +202,8 @@ def to_learn(student: Student, run: Run, task: Task, pool: list[Problem], config
 
 
 def learn(student: Student, run: Run, data: list[Datum], config: Settled, stage: int) -> None:
-    """Imitate `data`, once through unless it is the cold start, and save the place."""
-    steps, lr = -(-len(data) // config.batch), config.lr
+    """Imitate `data` and save the place."""
+    steps, lr = -(-len(data) * config.epochs // config.batch), config.lr
     if stage == 0:
         steps, lr = config.cold_steps, config.cold_lr
     learner = student.schooled(lr, WARMUP, steps)
