@@ -48,8 +48,8 @@ def lottery(monkeypatch: pytest.MonkeyPatch) -> None:
     def grade(problem: Problem, trace: Trace) -> Verdict:
         return Verdict(float(sum(trace.steps[-1].tokens) % 2))
 
-    def opened(spec: str) -> Task:
-        return replace(open_task(spec), grade=grade)
+    def opened(spec: str, **columns: str) -> Task:
+        return replace(open_task(spec, **columns), grade=grade)
 
     monkeypatch.setattr(grpo, "open_task", opened)
 
@@ -82,11 +82,11 @@ def course(folder: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.usefixtures("lottery")
-@pytest.mark.parametrize("killed_after", [1, 2, 3, 6, 7, 11])
+@pytest.mark.parametrize("killed_after", range(1, STEPS))
 def test_grpo_killed_after_any_step_goes_on_to_the_bit(
     thinker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_after: int
 ) -> None:
-    """Three optimizer steps on each rollout: 1, 2, 7 and 11 lie in the middle of one."""
+    """Three optimizer steps on each rollout, so that most of these places lie in the middle of one."""
     whole = grpo.main(config(thinker, tmp_path / "whole", kl=0.01))
     save = checkpoint.save
 
@@ -241,13 +241,13 @@ def test_star_keeps_what_was_right_and_restarts_from_its_base(tmp_path: Path, mo
     assert all(torch.equal(a, weights(tmp_path / "part", 3)[n]) for n, a in weights(whole, 3).items())
 
 
-def _half_right(spec: str) -> Task:
+def _half_right(spec: str, **columns: str) -> Task:
     """The task with a grade that a barely trained model passes now and then, with the hint and without."""
 
     def grade(problem: Problem, trace: Trace) -> Verdict:
         return Verdict(float(sum(trace.steps[-1].tokens) % 2))
 
-    return replace(open_task(spec), grade=grade, labels=None)
+    return replace(open_task(spec, **columns), grade=grade, labels=None)
 
 
 def test_star_without_a_right_thought_says_what_to_change(tmp_path: Path) -> None:
@@ -255,7 +255,7 @@ def test_star_without_a_right_thought_says_what_to_change(tmp_path: Path) -> Non
         problems="addition:digits=3", iterations=1, fresh=2, easy=2, shown=0, cold_steps=1, eval_problems=0,
         max_tokens=5, out=str(tmp_path / "run"), **SMALL,
     )  # fmt: skip
-    with pytest.raises(ValueError, match="none of 2 thoughts of iteration 1 was right"):
+    with pytest.raises(ValueError, match="none of 8 thoughts of iteration 1 was right"):
         star.main(asked)
 
 
@@ -330,7 +330,7 @@ def test_an_unwritable_folder_is_named(thinker: str, tmp_path: Path) -> None:
         (grpo, {"model": "tiny", "method": "ppo"}, "method is 'ppo'"),
         (grpo, {"model": "tiny", "group": 1}, "group is 1"),
         (grpo, {"model": "tiny", "temperature": 0.0}, "temperature is 0"),
-        (star, {"samples": 4}, "samples is 4 at temperature 0"),
+        (star, {"temperature": 0.0}, "samples is 4 at temperature 0"),
         (star, {"fresh": 0}, "fresh is 0"),
         (sft, {"steps": 0}, "steps is 0"),
     ],
@@ -349,6 +349,17 @@ def test_batches_are_full_and_every_epoch_holds_everything() -> None:
     assert plan == batches(list(range(7)), size=3, steps=5, seed=1)
     with pytest.raises(ValueError, match="nothing to train on"):
         batches([], 2, 2, 0)
+
+
+@pytest.mark.usefixtures("lottery")
+def test_the_columns_of_a_file_can_be_named(thinker: str, tmp_path: Path) -> None:
+    path = tmp_path / "mine.jsonl"
+    path.write_text("".join(json.dumps({"q": f"{i} = ?", "a": str(i)}) + "\n" for i in range(5)))
+    asked = replace(config(thinker, tmp_path / "run"), problems=str(path), steps=1, updates=1)
+    with pytest.raises(ValueError, match="question"):
+        grpo.main(replace(asked, out=str(tmp_path / "wrong")))
+    (row,) = course(grpo.main(replace(asked, question="q", answer="a")))
+    assert row["groups"] == 3
 
 
 def test_prompts_of_a_file_are_shuffled_epochs(tmp_path: Path) -> None:

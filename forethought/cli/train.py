@@ -11,7 +11,7 @@ import tyro
 
 from forethought.cli.runs import again, config_of, resumed
 from forethought.cli.terminal import say, unknown
-from forethought.engines.open import needing_weights
+from forethought.engines.open import find, needing_weights
 from forethought.recipes import RECIPES
 from forethought.recipes.run import folder_of
 
@@ -60,8 +60,8 @@ def _run(name: str, prog: str, words: list[str]) -> int:
             default=tyro.MISSING_NONPROP if default is None else default,
             config=(tyro.conf.FlagCreatePairsOff,),
         )
-        # Settled here, so that a run which is stopped can be named.
-        config = replace(config, out=str(folder_of(name, config.out, None)))
+        # Settled here: a run that is stopped can be named, and goes on from the same checkpoint of another one.
+        config = replace(config, out=str(folder_of(name, config.out, None)), model=find(config.model).value)
     run = folder or Path(config.out)
     try:
         recipe.main(config, folder)

@@ -1,7 +1,7 @@
 """Group-relative policy optimisation (DeepSeekMath, arXiv 2402.03300) and its kin, on the model's own graded thoughts.
 
     forethought train sft --model smollm2-135m --problems sums --out runs/cold
-    forethought train grpo --model runs/cold/checkpoints/step-000016 --problems sums
+    forethought train grpo --model runs/cold --problems sums
 
 samples a group of thoughts for each prompt, weighs them by how much better than their group they are, and takes
 `updates` optimizer steps on them. The model must be right now and then: a group whose thoughts are all wrong, or all
@@ -52,6 +52,10 @@ class Config:
     """A checkpoint that already thinks in our form (`train sft` makes one), smollm2-135m, or a hub name."""
     problems: str = "sums"
     """A task, as `sums:terms=3,most=12`, or a file of problems."""
+    question: str = "question"
+    """Column of the question, where the problems are a file's."""
+    answer: str = "answer"
+    """Column of the answer."""
     method: str = "grpo"
     """grpo, dr-grpo, dapo or rloo."""
     steps: int = 40
@@ -112,7 +116,7 @@ class Config:
 
 def main(config: Config, resume: Path | None = None) -> Path:
     """Run the recipe and return its folder; raises KeyboardInterrupt once the place is saved after Ctrl-C."""
-    task = open_task(config.problems)
+    task = open_task(config.problems, question=config.question, answer=config.answer)
     student = Student.load(config.model, dtype=config.dtype)
     place = checkpoint.latest(resume) if resume else None
     weigh, normaliser = METHODS[config.method]

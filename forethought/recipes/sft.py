@@ -30,6 +30,10 @@ class Config:
     """smollm2-135m, tiny, a checkpoint's folder, or a hub name."""
     problems: str = "sums"
     """A task, as `sums:terms=3,most=12`, or a file of problems with worked solutions."""
+    question: str = "question"
+    """Column of the question, where the problems are a file's."""
+    answer: str = "answer"
+    """Column of the answer."""
     examples: int = 256
     """Worked examples."""
     direct: bool = False
@@ -73,7 +77,7 @@ class Config:
 
 def main(config: Config, resume: Path | None = None) -> Path:
     """Run the recipe and return its folder; raises KeyboardInterrupt once the place is saved after Ctrl-C."""
-    task = open_task(config.problems)
+    task = open_task(config.problems, question=config.question, answer=config.answer)
     worked = (lambda problem: direct(problem.answer)) if config.direct else task.worked
     if worked is None:
         raise ValueError(f"{config.problems} has no worked examples to imitate; take another task, or --direct")

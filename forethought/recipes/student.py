@@ -127,7 +127,7 @@ class Student:
         return groups
 
     def measure(
-        self, name: str, problems: Sequence[Problem], task: Task, n: int, sampling: Sampling, note: str = ""
+        self, name: str, problems: Sequence[Problem], task: Task, n: int, sampling: Sampling
     ) -> tuple[Stage, list[list[Trace]]]:
         """What the model can do now, as a stage that carries what was spent on learning since the last one."""
         spent = self.spent()
@@ -141,7 +141,6 @@ class Student:
             train_flops=self._flops(training_flops, learned),
             sample_flops=self._flops(inference_flops, sampled + prefilled),
             seconds=spent["seconds"],
-            note=note,
         )
         self.resume(dict.fromkeys(spent, 0))
         return stage, groups
