@@ -61,7 +61,8 @@ def _run(name: str, prog: str, words: list[str]) -> int:
             config=(tyro.conf.FlagCreatePairsOff,),
         )
         # Settled here: a run that is stopped can be named, and goes on from the same checkpoint of another one.
-        config = replace(config, out=str(folder_of(name, config.out, None)), model=find(config.model).value)
+        model = find(config.model).value if (Path(config.model) / "checkpoints").is_dir() else config.model
+        config = replace(config, out=str(folder_of(name, config.out, None)), model=model)
     run = folder or Path(config.out)
     try:
         recipe.main(config, folder)

@@ -140,7 +140,7 @@ class Student:
             sampled_tokens=sampled,
             train_flops=self._flops(training_flops, learned),
             sample_flops=self._flops(inference_flops, sampled + prefilled),
-            seconds=spent["seconds"],
+            seconds=time.perf_counter() - self.began,
         )
         self.resume(dict.fromkeys(spent, 0))
         return stage, groups

@@ -31,7 +31,7 @@ class Stage:
     train_flops: float = 0.0
     sample_flops: float = 0.0
     seconds: float = 0.0
-    """Wall-clock."""
+    """Wall-clock, measuring included."""
     note: str = ""
 
 
