@@ -63,7 +63,7 @@ class Config:
     """Of these thoughts."""
     layers: int = 4
     """Of a fresh `tiny`."""
-    width: int = 192
+    width: int = 128
     """Of a fresh `tiny`."""
     dtype: str = "auto"
     """auto, bf16 or fp32."""
@@ -123,9 +123,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "eval_samples": 8,
     },
     "tiny": {
-        "problems": "chain:steps=5,modulus=7",
-        "examples": 3200,
-        "cold_steps": 100,
+        "problems": "chain:steps=4,modulus=7",
+        "examples": 4800,
+        "cold_steps": 150,
         "cold_lr": 2e-3,
         "rounds": 1,
         "fresh": 1000,
@@ -133,7 +133,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "lr": 3e-4,
         "batch": 32,
         "epochs": 2,
-        "max_tokens": 80,
+        "max_tokens": 64,
         "eval_samples": 64,
     },
 }
