@@ -13,6 +13,8 @@ from typing import Any, Literal, Protocol, TypedDict, runtime_checkable
 Stop = Literal["end", "stop", "length", "budget", "error"]
 """Why a step ended: the model's end token, a stop string, `Sampling.max_tokens` or the context, the search's budget,
 or a fault of the engine. They are never folded into one another."""
+FINISHED: tuple[Stop, ...] = ("end", "stop")
+"""The stops of a thought that came to its own end, rather than to a limit or a fault."""
 
 Action = Literal[
     "plan", "decompose", "hypothesise", "step", "check", "revise", "backtrack", "restate", "tool", "observe", "answer"

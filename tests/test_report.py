@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from forethought.scaling.chart import course_charts, level_chart, read_metrics, thinking_chart, training_chart
+from forethought.scaling.chart import course_charts, level_chart, thinking_chart, training_chart
 from forethought.scaling.measure import Pool, Sample
 from forethought.scaling.plot import svg
 from forethought.scaling.report import gains, rebuild, write_report
@@ -124,7 +124,7 @@ def test_a_page_rebuilt_from_the_run_folder_is_the_same(tmp_path: Path) -> None:
     full = report(charts=course_charts([{"step": i, "loss": 1 / (i + 1)} for i in range(30)]))
     written = write_report(tmp_path / "direct.html", full).read_text(encoding="utf-8")
     path = save_report(tmp_path / "run", full)
-    assert rebuild(tmp_path / "run").read_text(encoding="utf-8") == written
+    assert rebuild(tmp_path / "run", []).read_text(encoding="utf-8") == written
     shown = examples(full.stages)
     for saved, kept in zip(full.stages, load_report(tmp_path / "run").stages, strict=True):
         bare = [replace(pool, samples=tuple(replace(s, text="") for s in pool.samples)) for pool in saved.pools]
@@ -135,28 +135,29 @@ def test_a_page_rebuilt_from_the_run_folder_is_the_same(tmp_path: Path) -> None:
     assert list(path.parent.glob("*.new")) == []
 
 
-def test_rebuilding_reads_the_course_of_training_from_the_metrics(tmp_path: Path) -> None:
+def test_rebuilding_draws_the_course_of_training_where_the_report_has_no_charts_of_its_own(tmp_path: Path) -> None:
+    course = [{"step": 0, "reward": 0.1}, {"step": 1, "reward": 0.4}]
     save_report(tmp_path, report())
-    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "reward": 0.1}\n{"step": 1, "reward": 0.4}\n{"step": 2, "re')
-    assert "Training: reward" in rebuild(tmp_path).read_text(encoding="utf-8")
-    (tmp_path / "metrics.jsonl").write_text('{"step": 0}\nnot json\n{"step": 1}\n')
-    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2, is not JSON"):
-        rebuild(tmp_path)
+    assert "Training: reward" in rebuild(tmp_path, course).read_text(encoding="utf-8")
+    assert "Training: reward" not in rebuild(tmp_path, []).read_text(encoding="utf-8")
+    save_report(tmp_path, report(charts=course_charts([{"step": i, "loss": 1.0} for i in range(2)])))
+    page = rebuild(tmp_path, course).read_text(encoding="utf-8")
+    assert ("Training: loss" in page, "Training: reward" in page) == (True, False)
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="gone is not a folder"):
-        rebuild(tmp_path / "gone")
+        rebuild(tmp_path / "gone", [])
     with pytest.raises(ValueError, match=r"holds no stages\.json"):
-        rebuild(tmp_path)
+        rebuild(tmp_path, [])
     path = save_report(tmp_path, report())
     whole = path.read_text()
     path.write_text(whole[:500])
     with pytest.raises(ValueError, match=r"stages\.json cannot be read"):
-        rebuild(tmp_path)
+        rebuild(tmp_path, [])
     path.write_text(json.dumps({**json.loads(whole), "format": 99}))
     with pytest.raises(ValueError, match="format 99"):
-        rebuild(tmp_path)
+        rebuild(tmp_path, [])
 
 
 def test_a_report_without_measurements_is_refused(tmp_path: Path) -> None:
@@ -204,20 +205,15 @@ def test_training_is_drawn_against_the_tokens_so_far_and_levels_in_their_order()
     assert level_chart(full.stages[:1]) is None
 
 
-def test_the_course_of_training_is_smoothed_and_skips_what_is_not_a_number(tmp_path: Path) -> None:
+def test_the_course_of_training_is_smoothed_and_skips_what_is_not_a_number() -> None:
     rows = [{"step": i, "loss": float(i), "lr": 1.0} for i in range(40)]
     rows += [{"step": 40, "loss": float("nan")}, {"step": 41, "loss": 1.0}]
-    path = tmp_path / "metrics.jsonl"
-    path.write_text("\n".join(map(json.dumps, rows)) + "\n")
-    (chart,) = course_charts(read_metrics(path))
+    (chart,) = course_charts(rows)
     raw, bold = chart.lines
     assert raw.faint
     assert raw.x == bold.x == (*map(float, range(40)), 41.0)
     assert raw.y == (*map(float, range(40)), 1.0)
     assert bold.y[:6] == (0.0, 0.5, 1.0, 1.5, 2.5, 3.5)
-    path.write_text("[1]\n")
-    with pytest.raises(ValueError, match="line 1"):
-        read_metrics(path)
 
 
 def test_a_picture_is_well_formed_follows_the_page_and_keeps_words_as_words() -> None:
@@ -262,4 +258,4 @@ def test_before_and_after_are_of_the_problems_that_both_could_tell() -> None:
 def test_half_a_surrogate_pair_from_a_server_does_not_stop_the_page(tmp_path: Path) -> None:
     broken = report(stages=(stage("a", 0.5, text="\ud83d"),))
     save_report(tmp_path, broken)
-    assert "A road" in rebuild(tmp_path).read_text(encoding="utf-8")
+    assert "A road" in rebuild(tmp_path, []).read_text(encoding="utf-8")

@@ -191,7 +191,7 @@ def test_a_full_disk_leaves_the_earlier_checkpoint(where: str, tmp_path: Path, m
             def fail(path: Path) -> None:
                 raise OSError(28, "No space left on device")
 
-            patch.setattr(checkpoint, "_flush", fail)
+            patch.setattr(checkpoint, "flush", fail)
         for step in (1, 2):
             with full_disk(10**9 if where == "flush" else 60_000), pytest.raises(OSError, match=str(folder.parent)):
                 save(tmp_path, step, trainer, state={"n": 2})

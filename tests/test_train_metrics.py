@@ -46,6 +46,9 @@ def test_another_runs_metrics_are_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(ValueError, match=r"line 2 of .* is not JSON"):
         MetricsLog(tmp_path, resume=1)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n[2]\n')
+    with pytest.raises(ValueError, match=r"line 2 of .*metrics\.jsonl is '\[2\]'; each line must be a JSON object"):
+        read(tmp_path)
 
 
 def test_unknown_and_missing_sinks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

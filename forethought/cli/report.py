@@ -24,6 +24,7 @@ def report(words: list[str]) -> int:
     what = "Write a run's report.html again from its stages.json, without sampling, and print its path."
     options = tyro.cli(Options, prog="forethought report", description=what, args=words)
     from forethought.scaling.report import rebuild  # matplotlib takes a second to load: not for --help
+    from forethought.train.metrics import read
 
-    say(str(rebuild(options.run)))
+    say(str(rebuild(options.run, read(options.run))))
     return 0

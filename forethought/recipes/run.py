@@ -19,7 +19,7 @@ from forethought.problems import Task
 from forethought.scaling.report import rebuild
 from forethought.scaling.stages import FILE, Report, Stage, load_report, save_report
 from forethought.store import Writer, open_store
-from forethought.train.metrics import MetricsLog
+from forethought.train.metrics import MetricsLog, read
 from forethought.types import Problem, Trace
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Run:
         command = f"forethought {verb} --config {self.folder / 'config.json'}"
         report = Report(title, model, tuple(self.stages), tuple(ks), config=asdict(self.config), command=command)
         save_report(self.folder, report)
-        return rebuild(self.folder)
+        return rebuild(self.folder, read(self.folder))
 
 
 def folder_of(recipe: str, out: str, resume: Path | None) -> Path:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import accumulate
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -114,29 +112,6 @@ def level_chart(stages: Sequence[Stage]) -> Chart | None:
         percent=True,
         x_names=tuple(stage.name for stage in stages),
     )
-
-
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of a `metrics.jsonl`. A last line cut short by a kill is left out.
-
-    Raises:
-        ValueError: a line before the last is not a JSON object; it is named by its number.
-    """
-    lines = Path(path).read_text(encoding="utf-8").split("\n")
-    rows: list[dict[str, Any]] = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):  # no newline after it: the writer was stopped in the middle
-                continue
-            raise ValueError(f"{path}, line {number}, is not JSON: {error}") from error
-        if not isinstance(row, dict):
-            raise ValueError(f"{path}, line {number}, is {line.strip()[:40]!r}; each line must be a JSON object")
-        rows.append(row)
-    return rows
 
 
 def course_charts(rows: Sequence[Mapping[str, Any]]) -> tuple[Chart, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -15,7 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from forethought.scaling.chart import course_charts, level_chart, read_metrics, thinking_chart, training_chart
+from forethought.scaling.chart import course_charts, level_chart, thinking_chart, training_chart
 from forethought.scaling.measure import (
     Estimate,
     Metric,
@@ -120,15 +120,18 @@ def write_report(path: str | Path, report: Report) -> Path:
     return path
 
 
-def rebuild(run: str | Path) -> Path:
-    """Write `report.html` of a run again from its `stages.json`, with the course of training in its `metrics.jsonl`.
+def rebuild(run: str | Path, course: Sequence[Mapping[str, Any]]) -> Path:
+    """Write `report.html` of a run again from its `stages.json`.
+
+    Args:
+        course: what was logged step by step (`train.metrics.read`), drawn where the report has no charts of its own.
 
     Raises:
-        ValueError: the folder is not a run, or a file of it cannot be read.
+        ValueError: the folder is not a run, or its file cannot be read.
     """
-    report, metrics = load_report(run), Path(run) / "metrics.jsonl"
-    if not report.charts and metrics.is_file():
-        report = replace(report, charts=course_charts(read_metrics(metrics)))
+    report = load_report(run)
+    if not report.charts:
+        report = replace(report, charts=course_charts(course))
     return write_report(Path(run) / PAGE, report)
 
 

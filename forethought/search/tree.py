@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from forethought.types import Budget, Messages, Node, Step, Tree
+from forethought.types import FINISHED, Budget, Messages, Node, Step, Tree
 
 
 def finished(step: Step) -> bool:
     """Did the model itself end here (its end token or a stop string), rather than a limit or a fault?"""
-    return step.stop in ("end", "stop")
+    return step.stop in FINISHED
 
 
 @dataclass(slots=True)

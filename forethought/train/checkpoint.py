@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import re
 import shutil
@@ -27,6 +26,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from forethought.engines.local.quiet import quiet
+from forethought.store.shards import flush
 from forethought.train.learner import Learner
 from forethought.types import Datum
 
@@ -94,11 +94,11 @@ def save(
             )
         (part / "state.json").write_text(text, encoding="utf-8")
         for path in [*part.rglob("*"), part]:
-            _flush(path)
+            flush(path)
         if folder.exists():
             folder.rename(old)
         part.rename(folder)
-        _flush(folder.parent)
+        flush(folder.parent)
     except (OSError, SafetensorError, RuntimeError) as error:  # safetensors and torch have their own for a full disk
         shutil.rmtree(part, ignore_errors=True)
         if old.exists() and not folder.exists():
@@ -180,14 +180,6 @@ def _load_weights(folder: Path, model: nn.Module) -> None:
     with quiet():  # by transformers, which knows how names on the disk differ from those in memory
         fresh = type(model).from_pretrained(folder, dtype=next(model.parameters()).dtype)  # type: ignore[attr-defined]
     model.load_state_dict(fresh.state_dict())
-
-
-def _flush(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _is_io(error: RuntimeError) -> bool:

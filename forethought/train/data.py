@@ -11,10 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from forethought.thought.tokens import Tokenizer, render, worked_step
-from forethought.types import Datum, Messages, Step, Trace
+from forethought.types import FINISHED, Datum, Messages, Step, Trace
 
-FINISHED = ("end", "stop")
-"""The stops of a thought that came to its own end."""
 TRUNCATED = ("length", "budget")
 """The stops of a thought that was cut off."""
 

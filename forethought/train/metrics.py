@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
+
+from forethought.store.shards import flush, publish
 
 
 class Sink(NamedTuple):
@@ -80,7 +81,12 @@ class MetricsLog:
 
 
 def read(run: Path | str) -> list[dict[str, Any]]:
-    """All lines of a run's `metrics.jsonl`, oldest first; a line that a crash cut short is left out."""
+    """All lines of a run's `metrics.jsonl`, oldest first, none where there is no file; a last line that a kill cut
+    short is left out.
+
+    Raises:
+        ValueError: another line is not a JSON object; it is named by its number.
+    """
     path = Path(run) / "metrics.jsonl"
     return [line for _, line in _lines(path)] if path.exists() else []
 
@@ -91,10 +97,14 @@ def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     texts = path.read_text(encoding="utf-8").splitlines()
     for number, text in enumerate(texts, 1):
         try:
-            found.append((text, json.loads(text)))
+            line = json.loads(text)
         except json.JSONDecodeError as error:
             if number < len(texts):
                 raise ValueError(f"line {number} of {path} is not JSON: {error}") from error
+            break
+        if not isinstance(line, dict):
+            raise ValueError(f"line {number} of {path} is {text[:40]!r}; each line must be a JSON object")
+        found.append((text, line))
     return found
 
 
@@ -103,9 +113,8 @@ def _cut(path: Path, step: int) -> None:
     part = path.with_name(f".{path.name}.part")
     with part.open("w", encoding="utf-8") as file:
         file.writelines(text + "\n" for text, line in _lines(path) if line["step"] <= step)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
+    flush(part)
+    publish(part, path)
 
 
 def _need(module: str, sink: str, package: str) -> Any:
