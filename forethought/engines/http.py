@@ -1,7 +1,7 @@
 """The engine over any OpenAI-compatible server: vLLM, SGLang, llama.cpp, a hosted one.
 
 A search asks for one sample at a time. Equal samples that are asked for in the same turn of the event loop leave as
-one request with `n`, so that the server reads their prompt once.
+one request with `n`, so that the server reads their prompt once; seeded ones leave one by one, thousands at a time.
 """
 
 from __future__ import annotations
@@ -11,15 +11,15 @@ import difflib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
-import httpx
-
-from forethought.engines.http_body import PATHS, Api, body, dispensable, scored, step_of
-from forethought.engines.http_wire import Refused, Unavailable, Usage, Wire
-from forethought.thought.tokens import plain
+from forethought.engines.http_body import PATHS, Api, body, dispensable, step_of
+from forethought.engines.http_score import FIELDS, by_position, by_text
+from forethought.engines.http_tokens import Prompts
+from forethought.engines.http_wire import HttpUsage, Refused, Unavailable, Wire
+from forethought.thought.tokens import Tokenizer, plain
 from forethought.types import Messages, Sampling, Step
 
 MOST = 128
@@ -28,22 +28,18 @@ MOST = 128
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class _Draw:
-    """One draw of the server, and who waits for it: equal samples with an equal seed are the same draw."""
-
-    seed: int | None
-    waiting: list[asyncio.Future[Step]] = field(default_factory=list)
+Draw = list[asyncio.Future[Step]]
+"""Who waits for one draw of the server: equal samples with an equal seed are the same draw."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Ask:
-    """What samples must share to leave in one request."""
+    """What samples must share to be the same draw, or to leave in one request where they have no seed."""
 
     messages: str
-    prefix: str
+    prefix: tuple[Step, ...]
+    """Text alone where the server is sent text, tokens too where it is sent those."""
     sampling: Sampling
-    """Without its seed."""
 
 
 class HttpEngine:
@@ -51,17 +47,22 @@ class HttpEngine:
 
     `url` is the server's, with or without `/v1`. `api` "chat" lets the server apply its chat template and goes on
     with a prefix by `continue_final_message` (vLLM, SGLang; llama.cpp does so by itself), or asks for the rest in
-    words where that is refused; "completions" sends the plain text of the turns and is exact about the prefix.
-    `timeout` (seconds) is for one request, `retries` how often it is repeated after a 429, a 5xx, a broken connection,
-    a time-out or garbage, `backoff` (seconds) the first pause, doubled each time, jittered, and added to what
-    Retry-After asks for. `logprobs` asks for each token's log-probability: it is kept where the draw is at temperature
-    1 or greedy, since servers give it at 1, and it is how tokens are counted where a server tells no ids. `extra` goes
-    into every request as it is (`{"top_k": 20}`). No key is read from the environment: it would be sent to whatever
-    `url` is.
+    words where that is refused; "completions" sends the plain text of the turns and is exact about the prefix's text;
+    "tokens" sends token ids (vLLM, SGLang, llama.cpp) and is exact about its tokens: the chat template's from the
+    server's `/tokenize`, or from `tokenizer`, each step's as it was sampled.
 
-    Coalescing: of the equal samples of one turn of the loop, those without a seed become one request with `n`; those
-    whose seeds follow one another too, with the first seed and `n` (vLLM seeds choice i with `seed + i`); those with
-    the same seed, or greedy, share one draw. A server that refuses `n`, or sends fewer, is from then on asked singly.
+    `max_concurrent` requests are in flight at most, each on a connection that is used again. `timeout` (seconds) is
+    for one attempt, `retries` how often it is repeated after a 429, a 5xx, a broken connection, a time-out or garbage,
+    `backoff` (seconds) the first pause, doubled each time, jittered, and added to what Retry-After asks for;
+    `deadline` (seconds, None for none) is for a request with all of that, from when it leaves. `logprobs` asks for
+    each token's log-probability: it is kept where the draw is at temperature 1 or greedy, since servers give it at 1,
+    and it is how tokens are counted where a server tells no ids. `extra` goes into every request as it is
+    (`{"top_k": 20}`). No key is read from the environment: it would be sent to whatever `url` is.
+
+    Coalescing: the equal samples of one turn of the loop that have no seed become one request with `n`; those with
+    the same seed, or greedy, share one draw. Other seeds are a request each: a seed names one draw, whatever is asked
+    for beside it, and only some servers give the choices of one request seeds of their own. A server that refuses
+    `n`, or sends fewer, is from then on asked singly.
 
     `usage` is what the server reported; `lacks` are the request fields that it was seen to refuse.
     """
@@ -73,20 +74,25 @@ class HttpEngine:
         *,
         api_key: str | None = None,
         api: Api = "chat",
-        max_concurrent: int = 64,
+        tokenizer: Tokenizer | None = None,
+        max_concurrent: int = 128,
         timeout: float = 600.0,
+        deadline: float | None = None,
         retries: int = 4,
         backoff: float = 0.5,
         logprobs: bool = True,
         extra: Mapping[str, Any] | None = None,
-        transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         if not model:
             raise ValueError("model is empty; name the model as the server does (GET /v1/models lists them)")
         if api not in PATHS:
             raise ValueError(f"api is {api!r}; it must be one of {', '.join(PATHS)}")
+        if tokenizer is not None and api != "tokens":
+            raise ValueError(f"a tokenizer is given and api is {api!r}, which sends text; say api='tokens'")
         if max_concurrent < 1:
             raise ValueError(f"max_concurrent is {max_concurrent}; at least 1 request must be allowed")
+        if deadline is not None and not deadline > 0:
+            raise ValueError(f"deadline is {deadline}; it is in seconds, above 0, or None for none")
         if timeout <= 0 or retries < 0 or backoff < 0:
             raise ValueError(f"timeout {timeout} must be above 0, retries {retries} and backoff {backoff} 0 or more")
         self.name = model
@@ -97,10 +103,11 @@ class HttpEngine:
             api_key=api_key,
             max_concurrent=max_concurrent,
             timeout=timeout,
+            deadline=deadline,
             retries=retries,
             backoff=backoff,
-            transport=transport,
         )
+        self._prompts = Prompts(self._wire, model, tokenizer)
         self._want_logprobs = logprobs
         self._extra = dict(extra or {})
         self._shows_stop = False
@@ -113,8 +120,8 @@ class HttpEngine:
         return self._wire.url
 
     @property
-    def usage(self) -> Usage:
-        """Tokens and requests so far, as the server reported them."""
+    def usage(self) -> HttpUsage:
+        """Tokens and requests so far, as the server reported them; `usage.copy()` and `-` are the cost of a stretch."""
         return self._wire.usage
 
     async def __aenter__(self) -> Self:
@@ -136,15 +143,19 @@ class HttpEngine:
         return tuple(row["id"] for row in rows or () if isinstance(row, dict) and isinstance(row.get("id"), str))
 
     async def sample(self, messages: Messages, prefix: Sequence[Step], sampling: Sampling) -> Step:
-        """One continuation of `prefix`. `tokens` are those the server tells (vLLM, llama.cpp), else empty.
+        """One continuation of `prefix`. `tokens` are those the server tells (vLLM, SGLang, llama.cpp), else empty.
 
-        A server that stays unavailable, or withholds a text, is a step with `stop="error"`. A wrong key, an unknown
-        model or a request that the server refuses raises `ValueError`.
+        A server that stays unavailable, lets the deadline pass or withholds a text is a step with `stop="error"`. A
+        wrong key, an unknown model or a request that the server refuses raises `ValueError`. Cancelled, the request's
+        connection is closed as soon as nobody waits for it, so that the server stops.
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Step] = loop.create_future()
-        text = "".join(step.text for step in prefix)
-        ask = _Ask(json.dumps(messages, sort_keys=True), text, replace(sampling, seed=None))
+        if self.api == "tokens":
+            steps = tuple(Step(step.text, step.tokens) for step in prefix)
+        else:
+            steps = (Step("".join(step.text for step in prefix)),)
+        ask = _Ask(json.dumps(messages, sort_keys=True), steps, replace(sampling, seed=None))
         if (loop, ask) not in self._pending:
             self._pending[loop, ask] = []
             loop.call_soon(self._leave, loop, messages, ask)
@@ -152,54 +163,58 @@ class HttpEngine:
         return await future
 
     async def logprobs(self, messages: Messages, steps: Sequence[Step]) -> tuple[tuple[float, ...], ...]:
-        """Log-probability, at temperature 1, of every token of every step, as the server cuts their text.
+        """Log-probability, at temperature 1, of every token of every step.
 
-        Needs vLLM's `prompt_logprobs` (chat), or `echo` with `logprobs` (completions); `ValueError` where the server
-        has neither. An end token that closed a step is not part of its text and has no entry. Raises
-        `ConnectionError` where the server stays unavailable.
+        Needs vLLM's `prompt_logprobs`, or `echo` with `logprobs` (SGLang, "completions"); `ValueError` where the
+        server has neither. With "tokens", exactly the steps' tokens. Else as the server cuts their text: an end token
+        that closed a step is not part of its text and has no entry. Raises `ConnectionError` where the server stays
+        unavailable.
         """
         texts = [step.text for step in steps]
-        if not any(texts):
-            return tuple(() for _ in texts)
+        if not any(texts) and not any(step.tokens for step in steps):
+            return tuple(() for _ in steps)
         one = Sampling(max_tokens=1, temperature=0)
-        lacks = frozenset({"return_token_ids"})
-        payload = body(self.api, self.name, messages, "".join(texts), one, 1, lacks, False, self._extra)
-        payload |= {"echo": True, "logprobs": 1} if self.api == "completions" else {"prompt_logprobs": 0}
+        lacks = self.lacks if self.api == "chat" else frozenset({"return_token_ids"})
+        ids, spans = await self._render(messages, steps)
+        payload = body(self.api, self.name, messages, "".join(texts), one, 1, lacks, False, self._extra, ids)
         try:
-            data = await self._wire.post(PATHS[self.api], payload)
+            data = await self._wire.post(self.url + PATHS[self.api], payload | FIELDS[self.api])
         except Refused as refused:
             raise await self._wrong(refused) from None
-        return scored(data, self.api, plain(messages), texts)
+        self.usage.report(data.get("usage"), scoring=True)
+        if self.api == "tokens":
+            return by_position(data, ids, spans)
+        return by_text(data, self.api, plain(messages), texts)
+
+    async def _render(self, messages: Messages, steps: Sequence[Step]) -> tuple[Sequence[int], list[tuple[int, int]]]:
+        """Token ids of the prompt, and each step's span in them; none where the server is sent text."""
+        if self.api != "tokens":
+            return (), []
+        try:
+            return await self._prompts.render(messages, steps)
+        except Refused as refused:
+            raise await self._wrong(refused) from None
 
     def _leave(self, loop: asyncio.AbstractEventLoop, messages: Messages, ask: _Ask) -> None:
         """The turn is over: the samples that gathered under `ask` leave, in as few requests as may be."""
-        draws: list[_Draw] = []
-        shared: dict[int | None, _Draw] = {}
+        unseeded: list[Draw] = []
+        shared: dict[int | None, Draw] = {}
         for seed, future in self._pending.pop((loop, ask)):
             if ask.sampling.temperature == 0:
-                seed = None
-            if seed is None and ask.sampling.temperature > 0:
-                draws.append(_Draw(None, [future]))
-                continue
-            if seed not in shared:
-                shared[seed] = _Draw(seed)
-                draws.append(shared[seed])
-            shared[seed].waiting.append(future)
-        draws.sort(key=lambda draw: -1 if draw.seed is None else draw.seed)
-        most = 1 if "n" in self.lacks else MOST
-        requests: list[list[_Draw]] = []
-        for draw in draws:
-            last = requests[-1] if requests else []
-            if last and len(last) < most and draw.seed == (None if last[-1].seed is None else last[-1].seed + 1):
-                last.append(draw)
+                shared.setdefault(None, []).append(future)
+            elif seed is None:
+                unseeded.append([future])
             else:
-                requests.append([draw])
-        for request in requests:
-            self._start(loop, messages, ask, request)
+                shared.setdefault(seed, []).append(future)
+        most = 1 if "n" in self.lacks else MOST
+        for start in range(0, len(unseeded), most):
+            self._start(loop, messages, ask, unseeded[start : start + most])
+        for seed, draw in shared.items():
+            self._start(loop, messages, replace(ask, sampling=replace(ask.sampling, seed=seed)), [draw])
 
-    def _start(self, loop: asyncio.AbstractEventLoop, messages: Messages, ask: _Ask, draws: list[_Draw]) -> None:
+    def _start(self, loop: asyncio.AbstractEventLoop, messages: Messages, ask: _Ask, draws: list[Draw]) -> None:
         """Send one request as a task that ends early when nobody waits for it any more."""
-        futures = [future for draw in draws for future in draw.waiting]
+        futures = [future for draw in draws for future in draw]
         task = loop.create_task(self._serve(loop, messages, ask, draws))
         self._tasks.add(task)
 
@@ -220,16 +235,16 @@ class HttpEngine:
             future.add_done_callback(abandoned)
         task.add_done_callback(settled)
 
-    async def _serve(self, loop: asyncio.AbstractEventLoop, messages: Messages, ask: _Ask, draws: list[_Draw]) -> None:
-        sampling = replace(ask.sampling, seed=draws[0].seed)
+    async def _serve(self, loop: asyncio.AbstractEventLoop, messages: Messages, ask: _Ask, draws: list[Draw]) -> None:
         try:
-            choices = await self._choices(messages, ask.prefix, sampling, len(draws))
+            choices = await self._choices(messages, ask, len(draws))
         except Unavailable as gone:
             fault = Step(text=str(gone), stop="error", sampled=False)
             for draw in draws:
                 _give(draw, fault)
             return
-        steps = [step_of(choice, self.api, ask.prefix, sampling, self._shows_stop) for choice in choices]
+        prefix = "".join(step.text for step in ask.prefix)
+        steps = [step_of(choice, self.api, prefix, ask.sampling, self._shows_stop) for choice in choices]
         for draw, step in zip(draws, steps, strict=False):
             _give(draw, step)
         if rest := draws[len(steps) :]:
@@ -237,26 +252,26 @@ class HttpEngine:
             for draw in rest:
                 self._start(loop, messages, ask, [draw])
 
-    async def _choices(self, messages: Messages, prefix: str, sampling: Sampling, n: int) -> list[Any]:
+    async def _choices(self, messages: Messages, ask: _Ask, n: int) -> list[Any]:
         """The server's choices, at most `n`; fields that it refuses are left out and, if that helped, remembered."""
-        lacks = self.lacks
+        lacks, prefix = self.lacks, "".join(step.text for step in ask.prefix)
+        ids, _ = await self._render(messages, ask.prefix)
         while True:
             # A list that is shorter than `n` is the caller's to complete: so is one of 1, where `n` was refused.
-            want = 1 if "n" in lacks else n
-            payload = body(
-                self.api, self.name, messages, prefix, sampling, want, lacks, self._want_logprobs, self._extra
-            )
+            want, wanted = 1 if "n" in lacks else n, self._want_logprobs
+            payload = body(self.api, self.name, messages, prefix, ask.sampling, want, lacks, wanted, self._extra, ids)
             try:
-                data = await self._wire.post(PATHS[self.api], payload)
+                data = await self._wire.post(self.url + PATHS[self.api], payload)
             except Refused as refused:
                 fewer = dispensable(payload, refused.message, self._extra) if refused.status in (400, 422) else None
                 if not fewer:
                     raise await self._wrong(refused) from None
                 lacks |= fewer
                 continue
+            self.usage.report(data.get("usage"))
             self._note(lacks)
             choices = sorted(data["choices"], key=_index)[:n]
-            self._shows_stop |= any(_shows(choice, sampling.stop) for choice in choices)
+            self._shows_stop |= any(_shows(choice, ask.sampling.stop) for choice in choices)
             return choices
 
     def _note(self, lacks: set[str] | frozenset[str]) -> None:
@@ -285,8 +300,8 @@ def connect(address: str, **options: Any) -> HttpEngine:
     return HttpEngine(url, model, **options)
 
 
-def _give(draw: _Draw, step: Step) -> None:
-    for future in draw.waiting:
+def _give(draw: Draw, step: Step) -> None:
+    for future in draw:
         if not future.done():
             future.set_result(step)
 

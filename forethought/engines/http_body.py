@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from itertools import accumulate
 from typing import Any, Literal
 
 from forethought.thought.marks import CLOSE, OPEN
 from forethought.thought.tokens import plain
 from forethought.types import Messages, Sampling, Step, Stop
 
-Api = Literal["chat", "completions"]
-PATHS: dict[Api, str] = {"chat": "/chat/completions", "completions": "/completions"}
+Api = Literal["chat", "completions", "tokens"]
+PATHS: dict[Api, str] = {"chat": "/chat/completions", "completions": "/completions", "tokens": "/completions"}
 
 CONTINUE = (
     "Your last message was cut off. Continue it from exactly where it stops: repeat nothing of it and add no preface."
@@ -36,15 +35,19 @@ def body(
     lacks: frozenset[str],
     logprobs: bool,
     extra: Mapping[str, Any],
+    ids: Sequence[int] = (),
 ) -> dict[str, Any]:
     """The request for `n` continuations of `prefix`, without the fields that the server `lacks`.
 
     A chat goes on with an unfinished assistant message (`continue_final_message`); where the server cannot, it is
-    asked to in words (`CONTINUE`). Completions get the `plain` text of the turns.
+    asked to in words (`CONTINUE`). Completions get the `plain` text of the turns; "tokens" the `ids` of turns and
+    prefix.
     """
     payload: dict[str, Any] = {"model": model}
     if api == "completions":
         payload["prompt"] = plain(messages) + prefix
+    elif api == "tokens":
+        payload["prompt"] = list(ids)
     else:
         turns: list[dict[str, Any]] = [dict(message) for message in messages]
         if prefix:
@@ -116,7 +119,7 @@ def step_of(choice: Any, api: Api, prefix: str, sampling: Sampling, shows_stop: 
     if reason in ENDS:
         text, stop = _ending(choice, text, sampling.stop, shows_stop)
     ids, logprobs = _told(choice.get("logprobs"))
-    tokens = _numbers(choice.get("token_ids"), int) or ids
+    tokens = numbers(choice.get("token_ids"), int) or ids
     # Servers give log-probabilities at temperature 1: they are a step's only where it was drawn at 1, or greedily.
     if sampling.temperature not in (0, 1) or (tokens and len(tokens) != len(logprobs)):
         logprobs = ()
@@ -148,7 +151,7 @@ def _ending(choice: Mapping[str, Any], text: str, stops: Sequence[str], shows_st
     return text + stops[0], "stop"
 
 
-def _numbers(values: Any, kind: type[int] | type[float]) -> tuple[Any, ...]:
+def numbers(values: Any, kind: type[int] | type[float]) -> tuple[Any, ...]:
     """The list as numbers; empty where it is none, or lacks one."""
     if not isinstance(values, list) or not all(isinstance(v, int | float) for v in values):
         return ()
@@ -161,42 +164,5 @@ def _told(found: Any) -> tuple[tuple[int, ...], tuple[float, ...]]:
         return (), ()
     if isinstance(content := found.get("content"), list):
         rows = [row if isinstance(row, dict) else {} for row in content]
-        return _numbers([row.get("id") for row in rows], int), _numbers([row.get("logprob") for row in rows], float)
-    return (), _numbers(found.get("token_logprobs"), float)
-
-
-def scored(data: Mapping[str, Any], api: Api, prompt: str, texts: Sequence[str]) -> tuple[tuple[float, ...], ...]:
-    """Log-probabilities of `texts`, the end of what the server was asked to read, one tuple for each.
-
-    A token belongs to the text that it begins in. Raises `ValueError` where the server sent none, or its tokens do
-    not spell the texts.
-    """
-    choice = data["choices"][0]
-    if api == "completions":
-        found = choice.get("logprobs") or {}
-        offsets, values = _numbers(found.get("text_offset"), int), found.get("token_logprobs") or []
-        if not offsets or len(offsets) != len(values) or offsets[0] != 0:
-            raise ValueError("the server gives no log-probabilities of a prompt (completions with echo and logprobs)")
-        start = len(prompt)
-    else:
-        rows = data.get("prompt_logprobs") or choice.get("prompt_logprobs")
-        if not rows:
-            raise ValueError(
-                "the server gives no log-probabilities of a prompt: use one that knows prompt_logprobs (vLLM), or "
-                "api='completions' where it knows echo with logprobs"
-            )
-        entries = [next(iter(row.values())) if row else {} for row in rows]
-        pieces = [str(entry.get("decoded_token") or "") for entry in entries]
-        values = [entry.get("logprob") for entry in entries]
-        if not "".join(pieces).endswith("".join(texts)):
-            raise ValueError("the server's tokens do not spell the steps: ask with api='completions' instead")
-        offsets = tuple(accumulate(map(len, pieces[:-1]), initial=0))
-        start = len("".join(pieces)) - len("".join(texts))
-    spans = []
-    for text in texts:
-        row = [value for at, value in zip(offsets, values, strict=True) if start <= at < start + len(text)]
-        if any(not isinstance(value, int | float) for value in row):
-            raise ValueError("the server left out a token's log-probability")
-        spans.append(tuple(float(value) for value in row))
-        start += len(text)
-    return tuple(spans)
+        return numbers([row.get("id") for row in rows], int), numbers([row.get("logprob") for row in rows], float)
+    return (), numbers(found.get("token_logprobs"), float)

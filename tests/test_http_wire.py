@@ -1,0 +1,131 @@
+"""The http engine's wire: thousands in flight, connections used again, what was counted, one loop after another."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from http_server import ASKED, Body, Server, chat, sample, samples, use
+
+from forethought.engines.http import HttpEngine, connect
+from forethought.engines.http_wire import HttpUsage
+from forethought.types import Engine, Sampling, Step
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server() as server:
+        yield server
+
+
+def test_two_thousand_requests_are_in_flight_at_once_without_a_thread_each(server: Server) -> None:
+    gate = threading.Event()
+
+    def answer(payload: Body, number: int) -> float:
+        if number == 1999:
+            gate.set()
+        return 0.01 if number >= 2000 else 3.0
+
+    server.answer = answer
+    threads = threading.active_count()
+
+    async def work(engine: HttpEngine) -> list[Step]:
+        tasks = [asyncio.create_task(engine.sample(ASKED, (), Sampling(seed=seed))) for seed in range(2000)]
+        while not gate.is_set():
+            await asyncio.sleep(0.02)
+        assert threading.active_count() <= threads + 1
+        return await asyncio.gather(*tasks)
+
+    steps = use(server, work, max_concurrent=2000, model="qwen")
+    assert [step.text for step in steps] == ["4"] * 2000
+    assert server.most_in_flight == 2000
+    assert server.connections == 2000
+
+
+def test_max_concurrent_is_kept_and_connections_are_used_again(server: Server) -> None:
+    server.answer = lambda payload, number: 0.01
+    seeds = range(0, 40, 2)
+    steps = samples(server, *(Sampling(seed=seed) for seed in seeds), max_concurrent=3)
+    assert [step.text for step in steps] == ["4"] * 20
+    assert sorted(payload["seed"] for payload in server.payloads) == list(seeds)
+    assert server.most_in_flight == 3
+    assert server.connections == 3
+
+
+def test_the_connection_used_last_is_used_first(server: Server) -> None:
+    async def work(engine: HttpEngine) -> None:
+        await asyncio.gather(*(engine.sample(ASKED, (), Sampling(seed=seed)) for seed in range(5)))
+        for seed in range(5):
+            await engine.sample(ASKED, (), Sampling(seed=seed))
+
+    use(server, work)
+    assert len(server.asked) == 10
+    assert server.connections == 5
+
+
+@pytest.mark.parametrize(
+    ("told", "expected"),
+    [
+        (
+            {
+                "prompt_tokens": 70,
+                "completion_tokens": 3,
+                "prompt_tokens_details": {"cached_tokens": 64},
+                "completion_tokens_details": {"reasoning_tokens": 2},
+            },
+            HttpUsage(prefilled=6, reused=64, sampled=3, requests=1, reasoning=2),
+        ),
+        (
+            {
+                "prompt_tokens": 7,
+                "completion_tokens": 3,
+                "prompt_tokens_details": None,
+                "reasoning_tokens": 1,
+            },  # SGLang
+            HttpUsage(prefilled=7, sampled=3, requests=1, reasoning=1),
+        ),
+        (None, HttpUsage(requests=1, unreported=1)),
+        ({"prompt_tokens": 7}, HttpUsage(requests=1, unreported=1)),
+    ],
+)
+def test_usage_is_the_servers_and_never_guessed(server: Server, told: Any, expected: HttpUsage) -> None:
+    server.answer = lambda payload, number: {**chat("4"), "usage": told}
+
+    async def work(engine: HttpEngine) -> HttpUsage:
+        assert engine.usage == HttpUsage()
+        await engine.sample(ASKED, (), Sampling())
+        before = engine.usage.copy()
+        await engine.sample(ASKED, (), Sampling())
+        assert before == expected
+        return engine.usage - before
+
+    assert use(server, work) == expected
+
+
+def test_one_engine_works_in_one_loop_after_another(server: Server) -> None:
+    engine = HttpEngine(server.url, "qwen", backoff=0.001)
+    assert isinstance(engine, Engine)
+
+    async def ask(close: bool) -> str:
+        async with asyncio.timeout(5):
+            step = await engine.sample(ASKED, (), Sampling())
+            if close:
+                await engine.close()
+            return step.text
+
+    assert [asyncio.run(ask(close)) for close in (True, False, True)] == ["4"] * 3
+    assert len(server.asked) == 3
+
+
+def test_an_address_names_server_and_model(server: Server) -> None:
+    engine = connect(f"{server.url}/v1#llama", retries=0)
+    assert (engine.name, engine.url) == ("llama", f"{server.url}/v1")
+
+
+def test_a_key_is_sent_and_none_where_there_is_none(server: Server) -> None:
+    sample(server)
+    sample(server, api_key="k")
+    assert [headers.get("Authorization") for _, _, headers in server.asked] == [None, "Bearer k"]
