@@ -221,6 +221,7 @@ def test_the_table_tells_accuracy_cost_and_what_went_wrong() -> None:
 def test_flops_follow_six_and_two_per_parameter_and_attention() -> None:
     assert training_flops(1_000, 10) == 60_000
     assert training_flops(1_000, 10, recompute=True) == 80_000
+    assert training_flops(1_000, 10, frozen=900) == 60_000 - 2 * 900 * 10
     assert inference_flops(1_000, 10) == 20_000
     assert inference_flops(1_000, 10, layers=2, width=8, context=100) == 20_000 + 10 * 4 * 2 * 8 * 100
     assert training_flops(1_000, 10, layers=2, width=8, context=100) == 60_000 + 10 * 12 * 2 * 8 * 100
@@ -228,3 +229,5 @@ def test_flops_follow_six_and_two_per_parameter_and_attention() -> None:
         inference_flops(0, 1)
     with pytest.raises(ValueError, match="tokens is -1"):
         training_flops(1, -1)
+    with pytest.raises(ValueError, match="frozen is 2"):
+        training_flops(1, 1, frozen=2)

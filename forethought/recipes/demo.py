@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from forethought.engines.local import TinyConfig
 from forethought.problems import Task, open_task
-from forethought.recipes.run import Run, batches, begin, step_of
+from forethought.recipes.run import Run, at_least, batches, begin, step_of
 from forethought.recipes.student import Student
 from forethought.search.seeds import derive
 from forethought.train import checkpoint
@@ -75,12 +75,8 @@ class Config:
     """The run's folder; runs/demo-TIME by default."""
 
     def __post_init__(self) -> None:
-        for name in ("examples", "cold_steps", "fresh", "samples", "batch", "epochs", "max_tokens", "eval_samples"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1")
-        if self.rounds is not None and self.rounds < 0:
-            raise ValueError(f"rounds is {self.rounds}; it must be 0 or more")
+        at_least(self, 1, "examples", "cold_steps", "fresh", "samples", "batch", "epochs", "max_tokens", "eval_samples")
+        at_least(self, 0, "rounds", "eval_problems", "eval_temperature")
 
     def settled(self) -> Settled:
         """The same with every unset number filled in for its model."""

@@ -11,7 +11,6 @@ is left of its rollout is part of the checkpoint.
 
 from __future__ import annotations
 
-import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from forethought.problems import Task, open_task
-from forethought.recipes.run import Run, begin, prompts, step_of
+from forethought.recipes.run import Run, Settings, at_least, begin, prompts, step_of
 from forethought.recipes.student import Student
 from forethought.search.seeds import derive
 from forethought.train import checkpoint
@@ -44,18 +43,13 @@ DEAD_STEPS = 5
 """Rollouts without anything to learn from after which the user is told."""
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(Settings):
     """Reinforce thoughts by how much better than their group they are."""
 
     model: str
     """A checkpoint that already thinks in our form (`train sft` makes one), smollm2-135m, or a hub name."""
-    problems: str = "sums"
-    """A task, as `sums:terms=3,most=12`, or a file of problems."""
-    question: str = "question"
-    """Column of the question, where the problems are a file's."""
-    answer: str = "answer"
-    """Column of the answer."""
+    max_tokens: int = 96
     method: str = "grpo"
     """grpo, dr-grpo, dapo or rloo."""
     steps: int = 40
@@ -80,36 +74,17 @@ class Config:
     """Cap of the importance weight between sampler and learner; 0 is off."""
     temperature: float = 1.0
     """Of the thoughts that are learned from."""
-    max_tokens: int = 96
-    """Longest thought."""
-    eval_problems: int = 200
-    """Held-out problems; 0 measures nothing."""
-    eval_samples: int = 4
-    """Thoughts for each of them."""
-    eval_temperature: float = 1.0
-    """Of these thoughts."""
     save_every: int = 10
     """Steps between checkpoints; the last step is always kept."""
-    dtype: str = "auto"
-    """auto, bf16 or fp32."""
-    sinks: tuple[str, ...] = ()
-    """More places for metrics: trackio, tensorboard, wandb."""
-    seed: int = 0
-    """Of problems, order and samples."""
-    out: str = ""
-    """The run's folder; runs/grpo-TIME by default."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.method not in METHODS:
             raise ValueError(f"method is {self.method!r}; choose from {', '.join(METHODS)}")
-        for name in ("steps", "prompts", "updates", "max_tokens", "eval_samples", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        at_least(self, 1, "steps", "prompts", "updates", "save_every")
+        at_least(self, 0, "clip_low", "clip_high", "kl", "tis")
         if self.group < 2:
             raise ValueError(f"group is {self.group}; an advantage needs at least 2 thoughts to compare")
-        for name in ("clip_low", "clip_high", "kl", "tis"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be 0 or more")
         if self.temperature <= 0:
             raise ValueError(f"temperature is {self.temperature}; thoughts that differ need one above 0")
 
@@ -118,6 +93,7 @@ def main(config: Config, resume: Path | None = None) -> Path:
     """Run the recipe and return its folder; raises KeyboardInterrupt once the place is saved after Ctrl-C."""
     task = open_task(config.problems, question=config.question, answer=config.answer)
     student = Student.load(config.model, dtype=config.dtype)
+    student.adapt(config.lora_rank, config.seed)
     place = checkpoint.latest(resume) if resume else None
     weigh, normaliser = METHODS[config.method]
     loss = partial(
@@ -133,9 +109,9 @@ def main(config: Config, resume: Path | None = None) -> Path:
         thoughts = -(-config.steps // config.updates) * config.prompts * config.group
         print(f"{config.steps} steps on {thoughts:,} thoughts of at most {config.max_tokens} tokens -> {run.folder}")
         rates: dict[str, Any] = {"lr": config.lr, "warmup": config.warmup, "temperature": config.temperature}
-        # The model as it was loaded; a resumed run puts its own weights back only after this.
-        reference = Learner(copy.deepcopy(student.model), autocast=student.autocast, **rates) if config.kl else None
         learner = student.learner(**rates)
+        # The model as it was loaded; a resumed run puts its own weights back only after this.
+        reference = student.reference(learner) if config.kl else None
         rest: list[Batch] = []  # what is left of the rollout
         stats: dict[str, float] = {}
         if place is None:
@@ -154,7 +130,7 @@ def main(config: Config, resume: Path | None = None) -> Path:
             data, proximal = rest.pop(0)
             kept: dict[str, float] = {}
             if data:
-                known = reference.logprobs(data) if reference else None
+                known = reference(data) if reference else None
                 kept = learner.step(data, loss, normaliser=normaliser, proximal=proximal, reference=known)
                 student.training_tokens += int(kept["computed"])
             seconds = {"seconds_sampling": drawn - began, "seconds_learning": time.perf_counter() - drawn}

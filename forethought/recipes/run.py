@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
 from typing import Any, TypeVar
@@ -23,6 +24,52 @@ from forethought.train.metrics import MetricsLog, read
 from forethought.types import Problem, Trace
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What every recipe of `forethought train` is told, whatever its method; each adds its own and sets defaults."""
+
+    model: str
+    """A checkpoint's folder or a run's, smollm2-135m, tiny, or a hub name."""
+    problems: str = "sums"
+    """A task, as `sums:terms=3,most=12`, or a file of problems."""
+    question: str = "question"
+    """Column of the question, where the problems are a file's."""
+    answer: str = "answer"
+    """Column of the answer."""
+    max_tokens: int = 128
+    """Longest thought."""
+    eval_problems: int = 200
+    """Held-out problems; 0 measures nothing."""
+    eval_samples: int = 4
+    """Thoughts for each of them."""
+    eval_temperature: float = 1.0
+    """Of these thoughts."""
+    lora_rank: int = 0
+    """Leave the weights as they are and train low-rank adapters of this rank over them; 0 trains the weights."""
+    dtype: str = "auto"
+    """auto, bf16 or fp32."""
+    sinks: tuple[str, ...] = ()
+    """More places for metrics: trackio, tensorboard, wandb."""
+    seed: int = 0
+    """Of problems, order, new weights and samples."""
+    out: str = ""
+    """The run's folder; runs/RECIPE-TIME by default."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "max_tokens", "eval_samples")
+        at_least(self, 0, "eval_problems", "eval_temperature", "lora_rank")
+        if self.lora_rank and find_spec("peft") is None:
+            raise ValueError(f"lora_rank is {self.lora_rank}, and LoRA needs peft: pip install 'forethought[lora]'")
+
+
+def at_least(config: Any, least: int, *names: str) -> None:
+    """Refuse a config in which one of the named fields is set and below `least`, with a `ValueError`."""
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} is {value}; it must be at least {least}")
 
 
 @dataclass

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from forethought.engines.local import TinyConfig
 from forethought.problems import open_task
-from forethought.recipes.run import batches, begin
+from forethought.recipes.run import Settings, at_least, batches, begin
 from forethought.recipes.student import Student
 from forethought.thought.marks import direct
 from forethought.train import checkpoint
@@ -22,18 +22,13 @@ from forethought.train.data import supervised
 from forethought.train.losses import nll
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(Settings):
     """Supervised fine-tuning on worked examples."""
 
     model: str = "tiny"
-    """smollm2-135m, tiny, a checkpoint's folder, or a hub name."""
     problems: str = "sums"
     """A task, as `sums:terms=3,most=12`, or a file of problems with worked solutions."""
-    question: str = "question"
-    """Column of the question, where the problems are a file's."""
-    answer: str = "answer"
-    """Column of the answer."""
     examples: int = 256
     """Worked examples."""
     direct: bool = False
@@ -46,33 +41,16 @@ class Config:
     """Peak learning rate."""
     warmup: int = 4
     """Steps over which the rate rises."""
-    eval_problems: int = 200
-    """Held-out problems; 0 measures nothing."""
-    eval_samples: int = 4
-    """Thoughts for each of them."""
-    eval_temperature: float = 1.0
-    """Of these thoughts."""
-    max_tokens: int = 128
-    """Longest thought when measuring."""
     save_every: int = 50
     """Steps between checkpoints; the last step is always kept."""
     layers: int = 4
     """Of a fresh `tiny`."""
     width: int = 192
     """Of a fresh `tiny`."""
-    dtype: str = "auto"
-    """auto, bf16 or fp32."""
-    sinks: tuple[str, ...] = ()
-    """More places for metrics: trackio, tensorboard, wandb."""
-    seed: int = 0
-    """Of problems, order and samples."""
-    out: str = ""
-    """The run's folder; runs/sft-TIME by default."""
 
     def __post_init__(self) -> None:
-        for name in ("examples", "batch", "steps", "max_tokens", "eval_samples", "save_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        super().__post_init__()
+        at_least(self, 1, "examples", "batch", "steps", "save_every")
 
 
 def main(config: Config, resume: Path | None = None) -> Path:
@@ -84,6 +62,7 @@ def main(config: Config, resume: Path | None = None) -> Path:
     student = Student.load(
         config.model, tiny=TinyConfig(config.layers, config.width, seed=config.seed), dtype=config.dtype
     )
+    student.adapt(config.lora_rank, config.seed)
     learner = student.schooled(config.lr, config.warmup, config.steps)
     place = checkpoint.latest(resume) if resume else None
     first = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,8 +24,9 @@ from forethought.scaling.measure import gather
 from forethought.scaling.stages import Stage
 from forethought.scaling.table import table
 from forethought.search.best_of_n import best_of_n
-from forethought.train.learner import Learner
-from forethought.types import Problem, Sampling, Trace
+from forethought.train.adapters import adapted, is_adapted, plain
+from forethought.train.learner import Learner, adapters_off
+from forethought.types import Datum, Problem, Sampling, Trace
 
 COSTS = ("training_tokens", "sampled_tokens", "prefilled_tokens")
 """What a student counts between two measurements, besides the seconds."""
@@ -36,7 +38,7 @@ class Student:
 
     name: str
     model: Any
-    """Float32 weights, the ones that learn."""
+    """Float32 weights, the ones that learn, or adapters over them."""
     tokenizer: Any
     engine: LocalEngine
     """Samples from a copy of the weights, taken at the last `refresh`."""
@@ -62,6 +64,11 @@ class Student:
         low = str(engine.dtype) == "torch.bfloat16"
         return cls(label, model, tokenizer, engine, "bf16" if low else "fp32")
 
+    def adapt(self, rank: int, seed: int) -> None:
+        """From here on leave the weights as they are and train low-rank adapters over them; 0 trains the weights."""
+        if rank:
+            self.model = adapted(self.model, rank, seed)
+
     def learner(self, **options: Any) -> Learner:
         """A fresh optimizer over the weights."""
         return Learner(self.model, autocast=self.autocast, **options)
@@ -69,6 +76,19 @@ class Student:
     def schooled(self, lr: float, warmup: int, steps: int) -> Learner:
         """A fresh optimizer whose rate rises to `lr` and falls to nothing over `steps` steps."""
         return self.learner(lr=lr, warmup=min(warmup, steps - 1), decay="linear", total=steps + 1)
+
+    def reference(self, learner: Learner) -> Callable[[Sequence[Datum]], list[tuple[float, ...]]]:
+        """What gives log-probabilities as `learner` does, under the weights as they are now: those of a copy, or of a
+        LoRA run those below the adapters."""
+        if not is_adapted(self.model):
+            still = copy.deepcopy(self.model)
+            return Learner(still, lr=1.0, autocast=self.autocast, temperature=learner.temperature).logprobs
+
+        def below(data: Sequence[Datum]) -> list[tuple[float, ...]]:
+            with adapters_off(self.model):
+                return learner.logprobs(data)
+
+        return below
 
     def weights(self) -> dict[str, Any]:
         """A copy of the weights, to `restore` later."""
@@ -82,8 +102,9 @@ class Student:
         """Write an ordinary Hugging Face checkpoint, whole or not at all."""
         part = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(part, ignore_errors=True)
+        model: Any = plain(self.model)
         with quiet():
-            self.model.save_pretrained(part)
+            model.save_pretrained(part)
         self.tokenizer.save_pretrained(part)
         part.rename(folder)
 
@@ -99,8 +120,8 @@ class Student:
         self.began = time.perf_counter() - spent["seconds"]
 
     def refresh(self, step: int) -> None:
-        """The engine samples from the weights as they are now, at training step `step`."""
-        self.engine.update(self.model, step)
+        """The engine samples from the weights as they are now, adapters folded in, at training step `step`."""
+        self.engine.update(plain(self.model), step)
 
     def sample(
         self,
@@ -133,13 +154,14 @@ class Student:
         spent = self.spent()
         learned, sampled, prefilled = (int(spent[name]) for name in COSTS)
         groups = self.sample(problems, task, n, sampling, f"measure: {name}")
+        parameters, frozen = self._multiplying()
         stage = Stage(
             name=name,
             pools=gather((trace for group in groups for trace in group), problems),
             training_tokens=learned,
             sampled_tokens=sampled,
-            train_flops=self._flops(training_flops, learned),
-            sample_flops=self._flops(inference_flops, sampled + prefilled),
+            train_flops=training_flops(parameters, learned, frozen=frozen),
+            sample_flops=inference_flops(parameters, sampled + prefilled),
             seconds=time.perf_counter() - self.began,
         )
         self.resume(dict.fromkeys(spent, 0))
@@ -161,13 +183,16 @@ class Student:
         print(table(stage, ks))
         print(run.add(stage, ks, described(config.model), f"{run.recipe}: {task.name}"))
 
-    def _flops(self, formula: Callable[..., float], tokens: int) -> float:
-        """Of the weights alone; attention adds about 1 % at the lengths of these thoughts."""
-        total = sum(parameter.numel() for parameter in self.model.parameters())
+    def _multiplying(self) -> tuple[int, int]:
+        """Parameters that cost FLOPs, and those of them that are not trained.
+
+        Attention is left out: it adds about 1 % at the lengths of these thoughts.
+        """
         embedded = self.model.get_input_embeddings().weight
         tied = self.model.get_output_embeddings().weight is embedded
         # The embedding table multiplies nothing; a head that is tied to it does.
-        return formula(total if tied else total - embedded.numel(), tokens)
+        used = [parameter for parameter in self.model.parameters() if tied or parameter is not embedded]
+        return sum(p.numel() for p in used), sum(p.numel() for p in used if not p.requires_grad)
 
 
 def hinted(problem: Problem) -> Problem:

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 
 def training_flops(
-    parameters: int, tokens: int, *, layers: int = 0, width: int = 0, context: float = 0.0, recompute: bool = False
+    parameters: int,
+    tokens: int,
+    *,
+    layers: int = 0,
+    width: int = 0,
+    context: float = 0.0,
+    recompute: bool = False,
+    frozen: int = 0,
 ) -> float:
     """`6 N D` for the weights plus `12 L d c` per token for attention: forward 2 and 4, backward twice that.
 
@@ -15,9 +22,13 @@ def training_flops(
         width: d, the heads' widths together.
         context: c, positions a token attends to on average; half the length of a causal sequence.
         recompute: activation checkpointing runs the forward pass twice.
+        frozen: those of N that are not trained (under adapters): 2 less per token each, a gradient nobody needs.
     """
     _check(parameters, tokens)
-    return (4 if recompute else 3) * inference_flops(parameters, tokens, layers=layers, width=width, context=context)
+    if not 0 <= frozen <= parameters:
+        raise ValueError(f"frozen is {frozen}; it must be from 0 to the {parameters} parameters")
+    forward = inference_flops(parameters, tokens, layers=layers, width=width, context=context)
+    return (4 if recompute else 3) * forward - 2.0 * frozen * tokens
 
 
 def inference_flops(parameters: int, tokens: int, *, layers: int = 0, width: int = 0, context: float = 0.0) -> float:

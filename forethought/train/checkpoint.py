@@ -1,7 +1,8 @@
 """Checkpoints: all that a run needs to go on exactly where it stood.
 
     RUN/checkpoints/step-000012/
-        model.safetensors, config.json, …   an ordinary Hugging Face checkpoint (or peft's adapter)
+        model.safetensors, config.json, …   an ordinary Hugging Face checkpoint, adapters folded into its weights
+        adapter/                            of a LoRA run: the adapters as they are trained, as peft keeps them
         trainer.pt                          optimizer, random states, data not yet trained on
         state.json                          the run's own state and which model this is; written last
 
@@ -27,10 +28,12 @@ from torch import Tensor, nn
 
 from forethought.engines.local.quiet import quiet
 from forethought.store.shards import flush
+from forethought.train.adapters import is_adapted, plain
 from forethought.train.learner import Learner
 from forethought.types import Datum
 
 SCHEMA = 1
+ADAPTER = "adapter"
 Random = random.Random | np.random.Generator | torch.Generator
 
 
@@ -59,7 +62,7 @@ def save(
     Args:
         run: the run's folder, made where it is missing.
         step: the run's step, which names the checkpoint; one of the same step is replaced.
-        learner: its model, optimizer and counts are kept.
+        learner: its model, optimizer and counts are kept; of adapters both what they are and the model they make.
         state: the run's own place (problems taken, baselines, schedules); JSON values only.
         data: data drawn and not yet trained on (the rest of a rollout buffer).
         rng: generators of the run's own, by name. The global ones of python, numpy and torch are always kept.
@@ -85,7 +88,10 @@ def save(
         part.mkdir(parents=True)
         model: Any = learner.model
         with quiet():
-            model.save_pretrained(part)
+            plain(model).save_pretrained(part)  # type: ignore[operator]  # transformers' own method
+            if is_adapted(model):
+                # What it saves by itself would depend on what the hub says of the base.
+                model.save_pretrained(part / ADAPTER, save_embedding_layers=False)
         if tokenizer is not None:
             tokenizer.save_pretrained(part)
         with (part / "trainer.pt").open("wb") as file:
@@ -171,11 +177,11 @@ def _all(run: Path | str) -> list[Path]:
 
 
 def _load_weights(folder: Path, model: nn.Module) -> None:
-    if hasattr(model, "get_base_model"):
+    if is_adapted(model):
         import peft
         from safetensors.torch import load_file
 
-        peft.set_peft_model_state_dict(model, load_file(folder / "adapter_model.safetensors"))
+        peft.set_peft_model_state_dict(model, load_file(folder / ADAPTER / "adapter_model.safetensors"))
         return
     with quiet():  # by transformers, which knows how names on the disk differ from those in memory
         fresh = type(model).from_pretrained(folder, dtype=next(model.parameters()).dtype)  # type: ignore[attr-defined]
