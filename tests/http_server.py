@@ -42,6 +42,8 @@ class Server:
         self.most_in_flight = 0
         self.hung_up = threading.Semaphore(0)
         """Released once for each request whose client hung up before it was answered."""
+        self.holding: list[Connection] | None = None
+        """A list: requests wait in it until `release` answers them all."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -66,6 +68,16 @@ class Server:
             self._listener.close()
 
         self._call(stop())
+
+    def release(self) -> None:
+        """Answer every request that waits, and hold no more."""
+
+        async def release() -> None:
+            held, self.holding = self.holding or [], None
+            for connection in held:
+                connection.settle(chat("4"))
+
+        self._call(release())
 
     @property
     def payloads(self) -> list[Body]:
@@ -122,6 +134,9 @@ class Connection(asyncio.Protocol):
             answer = server.answer(payload, len(server.asked) - 1)
         server.in_flight += 1
         server.most_in_flight = max(server.most_in_flight, server.in_flight)
+        if server.holding is not None:
+            server.holding.append(self)
+            return
         late = isinstance(answer, float)
         self.waiting = asyncio.get_running_loop().call_later(
             answer if isinstance(answer, float) else 0, self.settle, chat("4") if late else answer

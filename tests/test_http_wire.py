@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from http_server import ASKED, Body, Server, chat, sample, samples, use
+from http_server import ASKED, Server, chat, sample, samples, use
 
 from forethought.engines.http import HttpEngine, connect
 from forethought.engines.http_wire import HttpUsage
@@ -22,25 +22,22 @@ def server() -> Iterator[Server]:
 
 
 def test_two_thousand_requests_are_in_flight_at_once_without_a_thread_each(server: Server) -> None:
-    gate = threading.Event()
-
-    def answer(payload: Body, number: int) -> float:
-        if number == 1999:
-            gate.set()
-        return 0.01 if number >= 2000 else 3.0
-
-    server.answer = answer
+    server.holding = []
     threads = threading.active_count()
 
     async def work(engine: HttpEngine) -> list[Step]:
         tasks = [asyncio.create_task(engine.sample(ASKED, (), Sampling(seed=seed))) for seed in range(2000)]
-        while not gate.is_set():
+        while server.in_flight < 2000:
             await asyncio.sleep(0.02)
-        assert threading.active_count() <= threads + 1
-        return await asyncio.gather(*tasks)
+        assert threading.active_count() == threads
+        await asyncio.to_thread(server.release)
+        await asyncio.gather(*tasks)
+        again = [engine.sample(ASKED, (), Sampling(seed=seed)) for seed in range(500)]
+        return [task.result() for task in tasks] + await asyncio.gather(*again)
 
-    steps = use(server, work, max_concurrent=2000, model="qwen")
-    assert [step.text for step in steps] == ["4"] * 2000
+    steps = use(server, work, max_concurrent=2000)
+    assert [step.text for step in steps] == ["4"] * 2500
+    assert len(server.asked) == 2500
     assert server.most_in_flight == 2000
     assert server.connections == 2000
 

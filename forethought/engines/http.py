@@ -200,6 +200,8 @@ class HttpEngine:
         unseeded: list[Draw] = []
         shared: dict[int | None, Draw] = {}
         for seed, future in self._pending.pop((loop, ask)):
+            if future.done():  # given up before it left
+                continue
             if ask.sampling.temperature == 0:
                 shared.setdefault(None, []).append(future)
             elif seed is None:

@@ -5,23 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import email.utils
+import json
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
-
+from forethought.engines.http_connection import Answer, Broken, Connection, Origin
 from forethought.engines.usage import Usage
 
 LONGEST_WAIT = 60.0
 """Seconds; a server that asks for more in Retry-After is asked again after this long."""
-KEPT = 4.0
-"""Seconds that an unused connection is kept: less than the 5 after which uvicorn, under vLLM and SGLang, hangs up."""
 FILES = 64
 """Open files that this process may need besides connections."""
 
@@ -94,14 +91,28 @@ def base_url(url: str) -> str:
 
 
 class _Line:
-    """One event loop's connections. Each is an httpx client of its own: a pool of httpx looks through all of its
-    connections and requests whenever one comes or goes, which at thousands of them takes longer than the server."""
+    """One event loop's connections."""
 
     def __init__(self, most: int) -> None:
         self.slots = asyncio.Semaphore(most)
-        self.clients: list[httpx.AsyncClient] = []
-        self.free: list[httpx.AsyncClient] = []
+        self.free: list[Connection] = []
         """A stack: the connection used last is the one least likely to have been closed by the server."""
+        self.closed = False
+
+    def take(self) -> Connection | None:
+        """A connection that is open, if there is one."""
+        while self.free:
+            connection = self.free.pop()
+            if connection.open:
+                return connection
+            connection.close()
+        return None
+
+    def give_back(self, connection: Connection) -> None:
+        if self.closed or not connection.open:
+            connection.close()
+        else:
+            self.free.append(connection)
 
 
 class Wire:
@@ -127,51 +138,44 @@ class Wire:
         """The address without its version: where servers have what OpenAI does not."""
         _check_files(max_concurrent)
         self.usage = HttpUsage()
-        self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
+        self._origin = Origin(url, api_key)
         self._max_concurrent = max_concurrent
         self._timeout = timeout
         self._deadline = deadline
         self._retries = retries
         self._backoff = backoff
-        self._verify = httpx.create_ssl_context()
         self._lines: dict[asyncio.AbstractEventLoop, _Line] = {}
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[httpx.AsyncClient]:
+    def _line(self) -> _Line:
         loop = asyncio.get_running_loop()
         if loop not in self._lines:
             # A closed loop's connections cannot be closed any more, only let go.
             self._lines = {other: line for other, line in self._lines.items() if not other.is_closed()}
             self._lines[loop] = _Line(self._max_concurrent)
-        line = self._lines[loop]
-        async with line.slots:
-            if line.free:
-                client = line.free.pop()
-            else:
-                client = httpx.AsyncClient(
-                    headers=self._headers,
-                    verify=self._verify,
-                    timeout=httpx.Timeout(None, connect=min(self._timeout, 10.0)),
-                    limits=httpx.Limits(max_connections=1, keepalive_expiry=KEPT),
-                )
-                line.clients.append(client)
-            try:
-                yield client
-            finally:
-                line.free.append(client)
+        return self._lines[loop]
 
     async def close(self) -> None:
-        """Close the running loop's connections."""
+        """Close the running loop's connections; those in use close with their request."""
         line = self._lines.pop(asyncio.get_running_loop(), None)
-        for client in line.clients if line else ():
-            await client.aclose()
+        if line is not None:
+            line.closed = True
+            while line.free:
+                line.free.pop().close()
+            await asyncio.sleep(0)  # what was closed leaves the loop in its next turn
+
+    async def _ask(self, line: _Line, method: str, url: str, content: bytes = b"") -> Answer:
+        connection = line.take() or await self._origin.connect(min(self._timeout, 10.0))
+        answer = await connection.ask(self._origin.head(method, urlsplit(url).path, len(content)) + content)
+        line.give_back(connection)
+        return answer
 
     async def get(self, path: str) -> Any:
         """The JSON at `path`, asked once; `None` where there is none to be had."""
-        with contextlib.suppress(httpx.HTTPError, ValueError, TimeoutError):
-            async with self._connection() as client, asyncio.timeout(min(self._timeout, 10.0)):
-                answer = await client.get(self.url + path)
-            return answer.json() if answer.status_code == 200 else None
+        line = self._line()
+        with contextlib.suppress(Broken, ValueError, TimeoutError):
+            async with line.slots, asyncio.timeout(min(self._timeout, 10.0)):
+                answer = await self._ask(line, "GET", self.url + path)
+            return answer.json() if answer.status == 200 else None
         return None
 
     async def post(self, url: str, payload: Mapping[str, Any], holds: str = "choices") -> dict[str, Any]:
@@ -181,14 +185,15 @@ class Wire:
         that is no such object came every time, or the deadline passed. A connection is kept while waiting: a busy
         server is asked by fewer at once. Cancelled, the request's connection is closed, so that the server stops.
         """
-        attempt, reason = 0, "no answer"
-        async with self._connection() as client:
+        attempt, reason, line = 0, "no answer", self._line()
+        content = json.dumps(payload, separators=(",", ":")).encode()
+        async with line.slots:
             try:
                 async with asyncio.timeout(self._deadline):
                     for attempt in range(self._retries + 1):
                         try:
-                            return await self._once(client, url, payload, holds)
-                        except (Unavailable, httpx.RequestError, TimeoutError) as error:
+                            return await self._once(line, url, content, holds)
+                        except (Unavailable, Broken, TimeoutError) as error:
                             self.usage.failed += 1
                             reason = _words(error, self._timeout)
                             asked = error.wait if isinstance(error, Unavailable) else 0.0
@@ -204,13 +209,11 @@ class Wire:
         times = f", asked {attempt + 1} times" if attempt else ""
         raise Unavailable(f"{url}: {reason}{times}")
 
-    async def _once(
-        self, client: httpx.AsyncClient, url: str, payload: Mapping[str, Any], holds: str
-    ) -> dict[str, Any]:
+    async def _once(self, line: _Line, url: str, content: bytes, holds: str) -> dict[str, Any]:
         self.usage.requests += 1
         async with asyncio.timeout(self._timeout):
-            answer = await client.post(url, json=payload)
-        status = answer.status_code
+            answer = await self._ask(line, "POST", url, content)
+        status = answer.status
         if status in (408, 409, 425, 429) or status >= 500:
             raise Unavailable(f"status {status}: {_message(answer)}", _retry_after(answer.headers))
         if status >= 300:
@@ -242,12 +245,12 @@ def _check_files(connections: int) -> None:
 
 
 def _words(error: Exception, timeout: float) -> str:
-    if isinstance(error, (TimeoutError, httpx.TimeoutException)):
+    if isinstance(error, TimeoutError):
         return f"no answer within {timeout:g} s"
-    return str(error) if isinstance(error, Unavailable) else f"{type(error).__name__}: {error}".removesuffix(": ")
+    return str(error)
 
 
-def _message(answer: httpx.Response) -> str:
+def _message(answer: Answer) -> str:
     """What the server says went wrong, in the places where servers put it."""
     try:
         data = answer.json()
@@ -259,7 +262,7 @@ def _message(answer: httpx.Response) -> str:
     return str(error)[:600]
 
 
-def _retry_after(headers: httpx.Headers) -> float:
+def _retry_after(headers: Mapping[str, str]) -> float:
     """Seconds that the server asks us to wait; 0 where it does not say."""
     value = headers.get("retry-after", "")
     with contextlib.suppress(ValueError):
