@@ -14,7 +14,7 @@ from forethought.engines.local.load import load_model
 from forethought.engines.local.tiny import TinyConfig, build
 from forethought.engines.open import open_engine
 from forethought.problems import Task, open_task
-from forethought.recipes import grpo, sft
+from forethought.recipes import grpo, sft, star
 from forethought.scaling.stages import load_report
 from forethought.train import checkpoint
 from forethought.train.adapters import adapted, plain
@@ -41,9 +41,10 @@ def lottery(monkeypatch: pytest.MonkeyPatch) -> None:
         return Verdict(float(sum(trace.steps[-1].tokens) % 2))
 
     def opened(spec: str, **columns: str) -> Task:
-        return replace(open_task(spec, **columns), grade=grade)
+        return replace(open_task(spec, **columns), grade=grade, labels=None)
 
     monkeypatch.setattr(grpo, "open_task", opened)
+    monkeypatch.setattr(star, "open_task", opened)
 
 
 def asked(base: str, out: Path, **options: Any) -> grpo.Config:
@@ -65,31 +66,52 @@ def files(folder: Path, step: int = 2) -> dict[str, torch.Tensor]:
     return {**load_file(place / "model.safetensors"), **load_file(place / "adapter" / "adapter_model.safetensors")}
 
 
-@pytest.mark.parametrize("updates", [1, 2])
-def test_two_steps_are_one_and_another_after_a_resume(
-    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: int
-) -> None:
-    """With one rollout for each step, and with the stop in the middle of one; the KL needs the model below."""
-    whole = grpo.main(asked(base, tmp_path / "whole", updates=updates, kl=0.05))
+def stop_and_go_on(recipe: Any, config: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stop the run at its first checkpoint and resume it, as another process would, with other random states."""
     save = checkpoint.save
 
     def stopping(*args: Any, **options: Any) -> Path:
         save(*args, **options)
         raise KeyboardInterrupt
 
-    part = asked(base, tmp_path / "part", updates=updates, kl=0.05)
     monkeypatch.setattr(checkpoint, "save", stopping)
     with pytest.raises(KeyboardInterrupt):
-        grpo.main(part)
+        recipe.main(config)
     monkeypatch.setattr(checkpoint, "save", save)
-    torch.manual_seed(77)  # another process draws other adapters
-    grpo.main(part, tmp_path / "part")
+    torch.manual_seed(77)
+    recipe.main(config, Path(config.out))
+
+
+@pytest.mark.parametrize("updates", [1, 2])
+def test_two_steps_are_one_and_another_after_a_resume(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, updates: int
+) -> None:
+    """With one rollout for each step, and with the stop in the middle of one; the KL needs the model below."""
+    whole = grpo.main(asked(base, tmp_path / "whole", updates=updates, kl=0.05))
+    stop_and_go_on(grpo, asked(base, tmp_path / "part", updates=updates, kl=0.05), monkeypatch)
     ours, theirs = files(whole), files(tmp_path / "part")
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
     assert course(whole) == course(tmp_path / "part")
     first, second = (row["kl_reference"] for row in course(whole))
     assert abs(first) < 1e-9 < second
+
+
+def test_star_puts_fresh_adapters_on_its_base_each_iteration_and_goes_on(
+    base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = star.Config(
+        model=base, problems="addition:digits=1", iterations=2, fresh=8, first_steps=2, lr=1e-2, batch=4, warmup=0,
+        cold_steps=0, max_tokens=30, eval_problems=4, lora_rank=4, out=str(tmp_path / "whole"),
+    )  # fmt: skip
+    whole = star.main(config)
+    assert all(row["kept"] > 0 for row in course(whole))
+    assert [stage.name for stage in load_report(whole).stages] == ["base", "iteration 1", "iteration 2"]
+    unmoved = load_file(Path(base) / "model.safetensors")
+    assert all(torch.equal(value, unmoved[name]) for name, value in load_file(whole / "base/model.safetensors").items())
+    stop_and_go_on(star, replace(config, out=str(tmp_path / "part")), monkeypatch)
+    assert course(whole) == course(tmp_path / "part")
+    assert all(torch.equal(value, files(tmp_path / "part")[name]) for name, value in files(whole).items())
 
 
 def test_the_engine_samples_from_what_the_learner_trains(base: str, tmp_path: Path) -> None:

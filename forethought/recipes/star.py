@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from forethought.engines.local import TinyConfig
 from forethought.problems import Task, open_task
-from forethought.recipes.run import Run, batches, begin, levels_of, prompts, step_of
+from forethought.recipes.run import Run, Settings, at_least, batches, begin, levels_of, prompts, step_of
 from forethought.recipes.student import Student, hinted
 from forethought.search.seeds import derive
 from forethought.train import checkpoint
@@ -35,18 +35,17 @@ from forethought.train.losses import nll
 from forethought.types import Datum, Messages, Problem, Sampling, Trace
 
 
-@dataclass(frozen=True)
-class Config:
+@dataclass(frozen=True, kw_only=True)
+class Config(Settings):
     """Imitate its own correct thoughts, restarting from the base each round."""
 
     model: str = "tiny"
-    """tiny, smollm2-135m, a checkpoint's folder, or a hub name."""
     problems: str = "addition"
     """A task, as `addition:digits=1-5`, or a file of problems."""
-    question: str = "question"
-    """Column of the question, where the problems are a file's."""
-    answer: str = "answer"
-    """Column of the answer."""
+    max_tokens: int = 200
+    eval_problems: int = 500
+    eval_samples: int = 1
+    eval_temperature: float = 0.0
     iterations: int = 12
     """Rounds of thinking and learning; 0 stops at the base."""
     fresh: int = 800
@@ -83,31 +82,14 @@ class Config:
     """Peak learning rate of the cold start."""
     cold_steps: int = 2600
     """Optimizer steps of the cold start; 0 for a model that already thinks in our form."""
-    eval_problems: int = 500
-    """Held-out problems; 0 measures nothing."""
-    eval_samples: int = 1
-    """Thoughts for each of them."""
-    eval_temperature: float = 0.0
-    """Of these thoughts."""
-    max_tokens: int = 200
-    """Longest thought."""
     layers: int = 4
     """Of a fresh `tiny`."""
     width: int = 128
     """Of a fresh `tiny`."""
-    dtype: str = "auto"
-    """auto, bf16 or fp32."""
-    sinks: tuple[str, ...] = ()
-    """More places for metrics: trackio, tensorboard, wandb."""
-    seed: int = 0
-    """Of problems, order, weights and samples."""
-    out: str = ""
-    """The run's folder; runs/star-TIME by default."""
 
     def __post_init__(self) -> None:
-        for name in ("fresh", "samples", "per_problem", "first_steps", "batch", "max_tokens"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        super().__post_init__()
+        at_least(self, 1, "fresh", "samples", "per_problem", "first_steps", "batch")
         if self.samples > 1 and self.temperature == 0:
             raise ValueError(f"samples is {self.samples} at temperature 0: they would all be equal; raise temperature")
         if self.grow <= 0:
@@ -136,11 +118,13 @@ def main(config: Config, resume: Path | None = None) -> Path:
         if not begun:
             cold_start(student, task, config)
             student.save(run.folder / "base")
+        student.refresh(0)
+        student.examine("base", run, task, config)
+        student.adapt(config.lora_rank, config.seed)
         base = student.weights()
         if place is not None:
             checkpoint.load(place, student.learner(lr=config.lr))
-        student.refresh(step_of(place))
-        student.examine("base", run, task, config)
+            student.refresh(step_of(place))
         for iteration in range(step_of(place), config.iterations):
             data, stats = think(student, run, task, config, iteration)
             if config.restart:
