@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import threading
 from collections.abc import Awaitable, Callable
 from types import TracebackType
@@ -197,3 +198,12 @@ def samples(server: Server, *samplings: Sampling, **options: Any) -> list[Step]:
         return await asyncio.gather(*(engine.sample(ASKED, (), sampling) for sampling in samplings))
 
     return use(server, work, **options)
+
+
+if __name__ == "__main__":
+    # A process of its own, that answers after so many seconds, until its standard input ends.
+    with Server() as alone:
+        delay = float(sys.argv[1])
+        alone.answer = lambda payload, number: delay
+        print(alone.url, flush=True)
+        sys.stdin.read()

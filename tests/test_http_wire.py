@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import resource
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
+import http_server
 import pytest
 from http_server import ASKED, Server, chat, sample, samples, use
 
@@ -40,6 +45,30 @@ def test_two_thousand_requests_are_in_flight_at_once_without_a_thread_each(serve
     assert len(server.asked) == 2500
     assert server.most_in_flight == 2000
     assert server.connections == 2000
+
+
+@pytest.mark.bench
+def test_five_thousand_in_flight_cost_a_core_less_than_a_millisecond_each() -> None:
+    command = [sys.executable, http_server.__file__, "0.05"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as stub:
+        assert stub.stdout is not None
+        url, before = stub.stdout.readline().strip(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+        async def run() -> list[Step]:
+            async with HttpEngine(url, "qwen", max_concurrent=5000) as engine:
+                return await asyncio.gather(*(engine.sample(ASKED, (), Sampling(seed=seed)) for seed in range(5000)))
+
+        wall, own = time.perf_counter(), time.process_time()
+        steps = asyncio.run(run())
+        wall, own = time.perf_counter() - wall, time.process_time() - own
+        stub.communicate()
+    more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    print(
+        f"5000 requests: {5000 / wall:.0f} a second, {own / 5:.2f} ms of this process each, {more:.0f} MiB more memory"
+    )
+    assert [step.text for step in steps] == ["4"] * 5000
+    assert own < 5
+    assert more < 200
 
 
 def test_max_concurrent_is_kept_and_connections_are_used_again(server: Server) -> None:
