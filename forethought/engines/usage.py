@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
@@ -21,6 +25,18 @@ class Usage:
     """Tokens drawn, end tokens included."""
     scored: int = 0
     """Tokens run through the model for their log-probabilities or a scalar head alone."""
+    judged: int = 0
+    """Of all tokens above but the reused ones, those that were computed for a judge (`judging`)."""
+    requests: int = 0
+    flops: float = 0.0
+    """Floating-point operations, a multiply-add two of them; 0 where the engine does not know its model."""
+    seconds: float = 0.0
+    """Wall clock, of a stretch that was metered with `counting`."""
+
+    def add(self, other: Usage) -> None:
+        """Count what `other` has counted."""
+        for field in fields(Usage):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
     def copy(self) -> Self:
         """The counts as they stand now."""
@@ -30,3 +46,56 @@ class Usage:
         """What was computed since `earlier` was copied."""
         names = (field.name for field in fields(self))
         return type(self)(**{name: getattr(self, name) - getattr(earlier, name) for name in names})
+
+
+_METERS: ContextVar[tuple[Usage, ...]] = ContextVar("forethought_meters", default=())
+_JUDGING: ContextVar[bool] = ContextVar("forethought_judging", default=False)
+
+
+@contextmanager
+def counting() -> Iterator[Usage]:
+    """Meter whatever any engine computes for the requests that are made inside, in tasks started there too.
+
+        with counting() as usage:
+            tree = await search(messages, engine, ...)
+        print(usage.prefilled, usage.reused, usage.sampled, usage.judged, usage.seconds)
+
+    A request is counted when it ends; one that is cancelled counts what it had cost by then. Meters nest.
+    """
+    usage, started = Usage(), time.monotonic()
+    token = _METERS.set((*_METERS.get(), usage))
+    try:
+        yield usage
+    finally:
+        _METERS.reset(token)
+        usage.seconds = time.monotonic() - started
+
+
+@contextmanager
+def judging() -> Iterator[None]:
+    """What is computed for the requests made inside is a judge's: it counts in `Usage.judged` as well."""
+    token = _JUDGING.set(True)
+    try:
+        yield
+    finally:
+        _JUDGING.reset(token)
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """Who pays for a request: the meters that were running when it was made. Open one then, and `book` at its end."""
+
+    meters: tuple[Usage, ...]
+    judge: bool
+
+    @classmethod
+    def open(cls, engine: Usage) -> Bill:
+        """A bill to the engine's own count and to every meter that runs here and now."""
+        return cls((engine, *_METERS.get()), _JUDGING.get())
+
+    def book(self, usage: Usage) -> None:
+        """Add one request's cost to all of them."""
+        if self.judge:
+            usage.judged = usage.prefilled + usage.sampled + usage.scored
+        for meter in self.meters:
+            meter.add(usage)

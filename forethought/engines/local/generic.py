@@ -1,4 +1,4 @@
-"""Any other Hugging Face causal language model, through its own forward pass over our slot cache.
+"""Any other Hugging Face causal language model, through its own forward pass over our cache: slower, and right.
 
 Holds for decoders with one key-value cache of the same shape in every layer. A model with a sliding window is served up
 to that window; one that keeps another kind of state (Mamba and its kin) is refused.
@@ -7,38 +7,37 @@ to that window; one that keeps another kind of state (Mamba and its kin) is refu
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from transformers import DynamicCache
 from transformers.cache_utils import Cache
 
-from forethought.engines.local.cache import SlotCache
 
+class _Rows(Cache):  # type: ignore[misc]  # transformers is untyped
+    """Our rows in the shape that a transformers attention layer asks for: it writes there and reads all it may see."""
 
-class _Slots(Cache):  # type: ignore[misc]  # transformers is untyped
-    """Our slots in the shape that a transformers attention layer asks for: it writes there and reads all it may see."""
-
-    def __init__(self, cache: SlotCache, lengths_B: torch.Tensor, longest: int) -> None:
+    def __init__(self, kv_LRHTD: torch.Tensor, position_RS: torch.Tensor, length: int) -> None:
         super().__init__(layers=[])
-        self._cache, self._lengths_B, self._longest = cache, lengths_B, longest
-        self._rows_B = torch.arange(len(lengths_B), device=lengths_B.device)
+        self._kv_LRHTD, self._position_RS, self._length = kv_LRHTD, position_RS, length
+        self._row_R1 = torch.arange(len(position_RS), device=position_RS.device).unsqueeze(1)
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = self._cache.kv_LRHTD[2 * layer_idx], self._cache.kv_LRHTD[2 * layer_idx + 1]
-        keys[self._rows_B, :, self._lengths_B] = key_states.squeeze(2)
-        values[self._rows_B, :, self._lengths_B] = value_states.squeeze(2)
-        batch = len(self._rows_B)
-        return keys[:batch, :, : self._longest], values[:batch, :, : self._longest]
+        keys, values = self._kv_LRHTD[2 * layer_idx], self._kv_LRHTD[2 * layer_idx + 1]
+        keys[self._row_R1, :, self._position_RS] = key_states.transpose(1, 2)
+        values[self._row_R1, :, self._position_RS] = value_states.transpose(1, 2)
+        rows = len(self._row_R1)
+        return keys[:rows, :, : self._length], values[:rows, :, : self._length]
 
     def get_seq_length(self, *_: Any, **__: Any) -> int:
-        return self._longest - 1
+        return self._length - self._position_RS.shape[1]
 
 
 class GenericDecoder:
-    """One checkpoint behind the same four calls as `llama.LlamaDecoder`."""
+    """One checkpoint behind the same calls as `llama.LlamaDecoder`."""
 
     def __init__(self, model: torch.nn.Module, dtype: torch.dtype) -> None:
         config: Any = model.config
@@ -46,7 +45,10 @@ class GenericDecoder:
         context = getattr(config, "max_position_embeddings", None) or 2048
         self.context: int = min(context, window) if window else context
         self.dtype = dtype
+        self.hidden: int = config.hidden_size
+        self.heads: int = config.num_attention_heads
         self.load(model)
+        self.layers, self.kv_heads, self.width = self._shape()
 
     @torch.no_grad()
     def load(self, model: Any) -> None:
@@ -57,52 +59,80 @@ class GenericDecoder:
         else:
             self._model.load_state_dict(model.state_dict())
         self.device = next(self._model.parameters()).device
-
-    def new_cache(self) -> SlotCache:
-        """An empty cache of this model's shape, learned from one token run through it."""
-        token_11 = torch.zeros((1, 1), dtype=torch.long, device=self.device)
-        _, kv = self.prefill(token_11, keep=True)
-        assert kv is not None
-        return SlotCache(kv.shape[0] // 2, kv.shape[2], kv.shape[4], self.dtype, self.device)
+        table = self._model.get_input_embeddings().weight
+        tied = table is self._model.get_output_embeddings().weight
+        self.weights = sum(p.numel() for p in self._model.parameters()) - (0 if tied else table.numel())
 
     @torch.inference_mode()
-    def prefill(self, tokens_BT: torch.Tensor, *, keep: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Last hidden states (B, T, D) of right-padded rows, and with `keep` their keys and values."""
-        held = DynamicCache() if keep else None
-        hidden = self._model.base_model(input_ids=tokens_BT, past_key_values=held, use_cache=keep).last_hidden_state
-        if held is None:
-            return hidden, None
-        layers = [(layer.keys, layer.values) for layer in held.layers]
-        shapes = {tuple(part.shape) for pair in layers for part in pair}
-        if len(shapes) != 1:
-            raise ValueError(
-                f"{self._model.config.model_type} keeps another state than one key-value cache of the same shape in "
-                "every layer; serve it behind an OpenAI-compatible server and give its URL as the model"
-            )
-        return hidden, torch.stack([part for pair in layers for part in pair])
+    def prefill(
+        self, tokens: Sequence[Sequence[int]], starts: Sequence[int], kv_LRHTD: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Run each row's new tokens, which stand behind `starts` tokens that the cache holds already.
+
+        Writes their keys and values into `kv_LRHTD` (2 × layers, rows, key-value heads, positions, width), zero where
+        nothing is held; returns each row's last hidden states (its T, D). Rows are padded to the longest.
+        """
+        most = max(map(len, tokens))
+        token_RS = torch.zeros((len(tokens), most), dtype=torch.long)
+        for row, line in enumerate(tokens):
+            token_RS[row, : len(line)] = torch.tensor(line)
+        start_R = torch.tensor(starts, device=self.device)
+        short = int(start_R.max()) + most - kv_LRHTD.shape[3]
+        if short > 0:  # padding behind the last position has nowhere to go
+            spare = kv_LRHTD.new_zeros((*kv_LRHTD.shape[:3], kv_LRHTD.shape[3] + short, kv_LRHTD.shape[4]))
+            spare[:, :, :, :-short] = kv_LRHTD
+            hidden_RSD = self._extend(token_RS.to(self.device), start_R, spare)
+            kv_LRHTD.copy_(spare[:, :, :, :-short])
+        else:
+            hidden_RSD = self._extend(token_RS.to(self.device), start_R, kv_LRHTD)
+        return [hidden_RSD[row, : len(line)] for row, line in enumerate(tokens)]
 
     @torch.inference_mode()
-    def decode(self, tokens_B: torch.Tensor, lengths_B: torch.Tensor, cache: SlotCache) -> torch.Tensor:
-        """Logits (B, V) after one more token in each of the cache's first B rows, `lengths_B` tokens long so far."""
-        longest = int(lengths_B.max()) + 1
-        held_BT = torch.arange(longest, device=self.device) <= lengths_B.unsqueeze(1)
-        mask_B11T = torch.zeros((len(tokens_B), 1, 1, longest), dtype=self.dtype, device=self.device)
-        mask_B11T.masked_fill_(~held_BT[:, None, None], torch.finfo(self.dtype).min)
-        out = self._model.base_model(
-            input_ids=tokens_B.unsqueeze(1),
-            position_ids=lengths_B.unsqueeze(1),
-            attention_mask=mask_B11T,
-            past_key_values=_Slots(cache, lengths_B, longest),
-            use_cache=True,
-        )
-        return self.logits(out.last_hidden_state.squeeze(1))
+    def decode(self, token_B: torch.Tensor, length_B: torch.Tensor, kv_LRHTD: torch.Tensor) -> torch.Tensor:
+        """Last hidden states (B, D) of one more token in each of the first B rows, `length_B` tokens long so far."""
+        return self._extend(token_B.unsqueeze(1), length_B, kv_LRHTD).squeeze(1)
 
     @torch.inference_mode()
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
-        """Logits (N, V) of last hidden states (N, D)."""
+        """Logits (N, V) of last hidden states."""
         head = self._model.get_output_embeddings()
         logits: torch.Tensor = head(hidden_ND)
         scale = getattr(self._model.config, "logits_scaling", None) or 1.0
         soft = getattr(self._model.config, "final_logit_softcapping", None)
         logits = logits / scale
         return torch.tanh(logits / soft) * soft if soft else logits
+
+    def normed(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Last hidden states as transformers gives them."""
+        return hidden_ND
+
+    def _extend(self, token_RS: torch.Tensor, start_R: torch.Tensor, kv_LRHTD: torch.Tensor) -> torch.Tensor:
+        position_RS = start_R.unsqueeze(1) + torch.arange(token_RS.shape[1], device=self.device)
+        length = int(position_RS.max()) + 1
+        seen_RST = torch.arange(length, device=self.device) <= position_RS.unsqueeze(2)
+        mask_R1ST = torch.zeros(seen_RST.shape, dtype=self.dtype, device=self.device)
+        mask_R1ST = mask_R1ST.masked_fill_(~seen_RST, torch.finfo(self.dtype).min).unsqueeze(1)
+        out = self._model.base_model(
+            input_ids=token_RS,
+            position_ids=position_RS,
+            attention_mask=mask_R1ST,
+            past_key_values=_Rows(kv_LRHTD, position_RS, length),
+            use_cache=True,
+        )
+        hidden: torch.Tensor = out.last_hidden_state
+        return hidden
+
+    def _shape(self) -> tuple[int, int, int]:
+        """Layers, key-value heads and their width, learned from one token run through the model."""
+        token_11 = torch.zeros((1, 1), dtype=torch.long, device=self.device)
+        held = DynamicCache()
+        with torch.inference_mode():
+            self._model.base_model(input_ids=token_11, past_key_values=held, use_cache=True)
+        shapes = {tuple(part.shape) for layer in held.layers for part in (layer.keys, layer.values)}
+        if len(shapes) != 1:
+            raise ValueError(
+                f"{self._model.config.model_type} keeps another state than one key-value cache of the same shape in "
+                "every layer; serve it behind an OpenAI-compatible server and give its URL as the model"
+            )
+        _, heads, _, width = shapes.pop()
+        return len(held.layers), heads, width

@@ -1,158 +1,224 @@
-"""Our own forward pass for the Llama family: q, k, v in one product, gate and up in one, a slot cache, no autograd.
+"""Our own forward pass for the Llama family: fused and packed products, a cache of our own, no autograd.
 
-Serves checkpoints whose layers are RMSNorm, rotary grouped-query attention and a gated SiLU: Llama, SmolLM, Mistral
-without a sliding window, Qwen2 (with its q, k, v biases). Everything else goes through `generic`.
+Serves checkpoints whose layers are RMSNorm, rotary grouped-query attention and a gated SiLU: Llama, SmolLM, Mistral,
+Qwen2 (with its q, k, v biases), Qwen3 (with its norms of q and k) and SmolLM3 (some layers without rotation).
+Everything else goes through `generic`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from forethought.engines.local.cache import SlotCache
+from forethought.engines.local.product import Product
+
+Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""(layer, q (N, heads, width), k and v (N, key-value heads, width)) to the attention's output (N, heads × width)."""
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "smollm3")
+ROPES = ("default", "linear", "llama3", "yarn")
+"""Scalings whose angles do not change with the length of the text."""
 
 
 def supports(config: Any) -> bool:
     """Whether this module computes exactly what transformers does for such a checkpoint."""
     rope = getattr(config, "rope_parameters", None) or {}
     return (
-        config.model_type in ("llama", "mistral", "qwen2")
+        config.model_type in FAMILIES
         and config.hidden_act == "silu"
-        and not getattr(config, "mlp_bias", False)
         and not getattr(config, "use_sliding_window", False)
-        and not (config.model_type == "mistral" and getattr(config, "sliding_window", None))
-        and rope.get("rope_type", "default") in ("default", "linear", "llama3")
+        and rope.get("rope_type", "default") in ROPES
     )
 
 
+@dataclass(slots=True)
+class _Layer:
+    qkv: Product
+    q_norm: torch.Tensor | None
+    """Of each head, its weight; Qwen3's."""
+    k_norm: torch.Tensor | None
+    rotates: bool
+    out: Product
+    gate_up: Product
+    down: Product
+
+
 class LlamaDecoder:
-    """The weights of one checkpoint, fused and in the engine's own number format."""
+    """The weights of one checkpoint, fused, packed and in the engine's own number format."""
 
     def __init__(self, model: torch.nn.Module, dtype: torch.dtype) -> None:
         config: Any = model.config
         self.dtype = dtype
         self.layers: int = config.num_hidden_layers
+        self.hidden: int = config.hidden_size
         self.heads: int = config.num_attention_heads
         self.kv_heads: int = config.num_key_value_heads
         self.width: int = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        self.eps: float = config.rms_norm_eps
-        self.context: int = config.max_position_embeddings
+        window = getattr(config, "sliding_window", None) if config.model_type == "mistral" else None
+        self.context: int = min(config.max_position_embeddings, window or config.max_position_embeddings)
+        self._eps = torch.tensor(float(config.rms_norm_eps))
         self._rotary: Any = model.model.rotary_emb  # type: ignore[union-attr]
-        self._cos_TD = self._sin_TD = torch.empty((0, self.width))
+        self._cos_TW = self._sin_TW = torch.empty((0, self.width))
         self.load(model)
 
     @torch.no_grad()
     def load(self, model: Any) -> None:
         """Take over the weights of `model`, a checkpoint of the same shape."""
-
-        def own(*weights: torch.Tensor) -> torch.Tensor:
-            return torch.cat([weight.detach() for weight in weights]).to(self.dtype).contiguous()
-
         inner = model.model
-        self.embed_VD = own(inner.embed_tokens.weight)
-        self.norm_D = own(inner.norm.weight)
-        tied = model.lm_head.weight.data_ptr() == inner.embed_tokens.weight.data_ptr()
-        self.head_VD = self.embed_VD if tied else own(model.lm_head.weight)
+        self.embed_VD = inner.embed_tokens.weight.detach().to(self.dtype, copy=True)
         self.device = self.embed_VD.device
+        self._eps = self._eps.to(self.device)
+
+        def product(*linears: torch.nn.Linear, norm: Any = None) -> Product:
+            """The layers' weights as one, the weight of the norm before them multiplied in."""
+            weight = torch.cat([linear.weight.detach() for linear in linears])
+            if norm is not None:
+                weight = weight * norm.weight
+            biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
+            return Product(weight.to(self.dtype), torch.cat(biases).to(self.dtype) if biases else None)
+
         self.blocks = []
         for layer in inner.layers:
             a, m = layer.self_attn, layer.mlp
-            bias = own(a.q_proj.bias, a.k_proj.bias, a.v_proj.bias) if a.q_proj.bias is not None else None
-            out_bias = own(a.o_proj.bias) if a.o_proj.bias is not None else None
+            q_norm, k_norm = (
+                norm.weight.detach().to(self.dtype) if norm is not None else None
+                for norm in (getattr(a, "q_norm", None), getattr(a, "k_norm", None))
+            )
             self.blocks.append(
-                (
-                    own(layer.input_layernorm.weight),
-                    own(a.q_proj.weight, a.k_proj.weight, a.v_proj.weight),
-                    bias,
-                    own(a.o_proj.weight),
-                    out_bias,
-                    own(layer.post_attention_layernorm.weight),
-                    own(m.gate_proj.weight, m.up_proj.weight),
-                    own(m.down_proj.weight),
+                _Layer(
+                    product(a.q_proj, a.k_proj, a.v_proj, norm=layer.input_layernorm),
+                    q_norm,
+                    k_norm,
+                    bool(getattr(a, "use_rope", True)),
+                    product(a.o_proj),
+                    product(m.gate_proj, m.up_proj, norm=layer.post_attention_layernorm),
+                    product(m.down_proj),
                 )
             )
-
-    def new_cache(self) -> SlotCache:
-        """An empty cache of this model's shape."""
-        return SlotCache(self.layers, self.kv_heads, self.width, self.dtype, self.device)
+        self.head = product(model.lm_head, norm=inner.norm)
+        self._norm_D = inner.norm.weight.detach().to(self.dtype)
+        self.weights = sum(p.numel() for name, p in model.named_parameters() if "embed_tokens" not in name)
+        if model.lm_head.weight is inner.embed_tokens.weight:
+            self.weights += self.embed_VD.numel()
 
     @torch.inference_mode()
-    def prefill(self, tokens_BT: torch.Tensor, *, keep: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Last hidden states (B, T, D) of right-padded rows that start at position 0.
+    def prefill(
+        self, tokens: Sequence[Sequence[int]], starts: Sequence[int], kv_LRHTD: torch.Tensor
+    ) -> list[torch.Tensor]:
+        """Run each row's new tokens, which stand behind `starts` tokens that the cache holds already.
 
-        With `keep`, also their keys and values, (2 × layers, B, heads, T, width).
+        Writes their keys and values into `kv_LRHTD` (2 × layers, rows, key-value heads, positions, width), zero where
+        nothing is held; returns each row's last hidden states (its T, D). Products run over the tokens there are, only
+        attention is padded.
         """
-        batch, length = tokens_BT.shape
-        positions_BT = torch.arange(length, device=self.device).expand(batch, length)
-        shape = (2 * self.layers, batch, self.kv_heads, length, self.width)
-        kv = torch.empty(shape, dtype=self.dtype, device=self.device) if keep else None
+        rows, most = len(tokens), max(map(len, tokens))
+        counts = torch.tensor([len(row) for row in tokens])
+        row_N = torch.arange(rows).repeat_interleave(counts)
+        offset_N = torch.cat([torch.arange(len(row)) for row in tokens])
+        position_N = offset_N + torch.tensor(starts)[row_N]
+        length = int(position_N.max()) + 1
+        capacity = kv_LRHTD.shape[3]
+        token_N = torch.tensor([token for row in tokens for token in row])
+        heads = torch.arange(self.kv_heads)
+        write_M = (((row_N * self.kv_heads).unsqueeze(1) + heads) * capacity + position_N.unsqueeze(1)).flatten()
+        # Each query sees the positions up to its own; padding sees at least the first, so that no row is empty.
+        last_RS = torch.tensor(starts).unsqueeze(1) + torch.arange(most)
+        seen_RST = torch.arange(length) <= last_RS.unsqueeze(2)
+        groups = self.heads // self.kv_heads
+        seen_R1ST = seen_RST.repeat(1, groups, 1).unsqueeze(1).to(self.device)
+        token_N, write_M = token_N.to(self.device), write_M.to(self.device)
+        place_N = (row_N * most + offset_N).to(self.device)
+        ragged = len(token_N) != rows * most
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            if kv is not None:
-                kv[2 * layer], kv[2 * layer + 1] = k, v
-            return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+            keys, values = kv_LRHTD[2 * layer], kv_LRHTD[2 * layer + 1]
+            keys.view(-1, self.width).index_copy_(0, write_M, k.reshape(-1, self.width))
+            values.view(-1, self.width).index_copy_(0, write_M, v.reshape(-1, self.width))
+            if ragged:
+                q = q.new_zeros((rows * most, self.heads, self.width)).index_copy_(0, place_N, q)
+            q = q.view(rows, most, self.kv_heads, groups, self.width).permute(0, 2, 3, 1, 4)
+            q = q.reshape(rows, self.kv_heads, groups * most, self.width)
+            out = F.scaled_dot_product_attention(q, keys[:, :, :length], values[:, :, :length], seen_R1ST)
+            out = out.view(rows, self.kv_heads, groups, most, self.width).permute(0, 3, 1, 2, 4)
+            out = out.reshape(rows * most, self.heads * self.width)
+            return out[place_N] if ragged else out
 
-        return self._forward(tokens_BT, positions_BT, attend), kv
+        hidden_ND = self._forward(token_N, position_N.to(self.device), attend)
+        return list(hidden_ND.split(counts.tolist()))
 
     @torch.inference_mode()
-    def decode(self, tokens_B: torch.Tensor, lengths_B: torch.Tensor, cache: SlotCache) -> torch.Tensor:
-        """Logits (B, V) after one more token in each of the cache's first B rows, `lengths_B` tokens long so far."""
-        batch = len(tokens_B)
-        longest, capacity = int(lengths_B.max()) + 1, cache.kv_LRHTD.shape[3]
-        # A product over a part of each row copies that part first, so up to twice the positions are cheaper whole.
-        span = capacity if capacity <= 2 * longest else longest
-        rows_B = torch.arange(batch, device=self.device)
-        held_BT = torch.arange(span, device=self.device) <= lengths_B.unsqueeze(1)
-        bias_B11T = torch.zeros((batch, 1, 1, span), dtype=self.dtype, device=self.device)
-        bias_B11T.masked_fill_(~held_BT[:, None, None], float("-inf"))
+    def decode(self, token_B: torch.Tensor, length_B: torch.Tensor, kv_LRHTD: torch.Tensor) -> torch.Tensor:
+        """Last hidden states (B, D) of one more token in each of the first B rows, `length_B` tokens long so far."""
+        batch, span = len(token_B), kv_LRHTD.shape[3]
+        groups = self.heads // self.kv_heads
+        heads = torch.arange(self.kv_heads, device=self.device)
+        rows = torch.arange(batch, device=self.device).unsqueeze(1) * self.kv_heads
+        write_M = ((rows + heads) * span + length_B.unsqueeze(1)).flatten()
+        hidden_BT = torch.arange(span, device=self.device) > length_B.unsqueeze(1)
+        bias_BT = torch.zeros((batch, span), dtype=self.dtype, device=self.device)
+        bias_BT.masked_fill_(hidden_BT, float("-inf"))
+        bias_M1T = bias_BT.repeat_interleave(self.kv_heads, 0).unsqueeze(1)
         scale = self.width**-0.5
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            keys, values = cache.kv_LRHTD[2 * layer], cache.kv_LRHTD[2 * layer + 1]
-            keys[rows_B, :, lengths_B] = k.squeeze(2)
-            values[rows_B, :, lengths_B] = v.squeeze(2)
+            keys, values = kv_LRHTD[2 * layer], kv_LRHTD[2 * layer + 1]
+            keys.view(-1, self.width).index_copy_(0, write_M, k.reshape(-1, self.width))
+            values.view(-1, self.width).index_copy_(0, write_M, v.reshape(-1, self.width))
             # One product per key-value head, its queries as rows: nothing is repeated.
-            q_NGD = q.reshape(batch * self.kv_heads, -1, self.width) * scale
-            k_NTD = keys.flatten(0, 1)[: batch * self.kv_heads, :span]
-            v_NTD = values.flatten(0, 1)[: batch * self.kv_heads, :span]
-            scores = torch.bmm(q_NGD, k_NTD.transpose(1, 2)).view(batch, self.heads, 1, span) + bias_B11T
-            out = torch.bmm(scores.softmax(dim=-1).view(batch * self.kv_heads, -1, span), v_NTD)
-            return out.view(batch, self.heads, 1, self.width)
+            q_MGW = q.reshape(batch * self.kv_heads, groups, self.width)
+            k_MTW = keys.flatten(0, 1)[: batch * self.kv_heads]
+            v_MTW = values.flatten(0, 1)[: batch * self.kv_heads]
+            scores_MGT = torch.baddbmm(bias_M1T, q_MGW, k_MTW.transpose(1, 2), alpha=scale)
+            return torch.bmm(scores_MGT.softmax(dim=-1), v_MTW).view(batch, self.heads * self.width)
 
-        hidden_B1D = self._forward(tokens_B.unsqueeze(1), lengths_B.unsqueeze(1), attend)
-        return self.logits(hidden_B1D.squeeze(1))
+        return self._forward(token_B, length_B, attend)
 
     @torch.inference_mode()
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
-        """Logits (N, V) of last hidden states (N, D)."""
-        return F.linear(hidden_ND, self.head_VD)
+        """Logits (N, V) of last hidden states."""
+        return self.head(hidden_ND)
 
-    def _forward(self, tokens_BT: torch.Tensor, positions_BT: torch.Tensor, attend: Any) -> torch.Tensor:
-        batch, length = tokens_BT.shape
-        cos, sin = self._angles(positions_BT)
-        queries, total = self.heads, self.heads + 2 * self.kv_heads
-        x = F.embedding(tokens_BT, self.embed_VD)
-        for index, (norm, qkv_w, qkv_b, out_w, out_b, norm_2, gate_up_w, down_w) in enumerate(self.blocks):
-            h = self._norm(x, norm)
-            qkv = F.linear(h, qkv_w, qkv_b).view(batch, length, total, self.width).transpose(1, 2)
-            turned = qkv[:, : queries + self.kv_heads]
-            half_1, half_2 = turned.chunk(2, dim=-1)
-            turned = turned * cos + torch.cat((-half_2, half_1), dim=-1) * sin
-            out = attend(index, turned[:, :queries], turned[:, queries:], qkv[:, queries + self.kv_heads :])
-            x = x + F.linear(out.transpose(1, 2).reshape(batch, length, -1), out_w, out_b)
-            gate, up = F.linear(self._norm(x, norm_2), gate_up_w).chunk(2, dim=-1)
-            x = x + F.linear(F.silu(gate) * up, down_w)
-        return self._norm(x, self.norm_D)
+    def normed(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Last hidden states as transformers gives them: the final norm's weight is multiplied into our head."""
+        normed: torch.Tensor = hidden_ND * self._norm_D
+        return normed
 
-    def _norm(self, x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        return F.rms_norm(x, (x.shape[-1],), weight, self.eps)
+    def _forward(self, token_N: torch.Tensor, position_N: torch.Tensor, attend: Attend) -> torch.Tensor:
+        cos, sin = self._angles(position_N)
+        count, turned = len(token_N), self.heads + self.kv_heads
+        x = F.embedding(token_N, self.embed_VD)
+        for index, layer in enumerate(self.blocks):
+            qkv = layer.qkv(self._norm(x)).view(count, turned + self.kv_heads, self.width)
+            qk, v = qkv[:, :turned], qkv[:, turned:]
+            if layer.q_norm is not None and layer.k_norm is not None:
+                q, k = qk[:, : self.heads], qk[:, self.heads :]
+                qk = torch.cat((self._norm(q) * layer.q_norm, self._norm(k) * layer.k_norm), dim=1)
+            if layer.rotates:
+                # Half a turn of the roll and the signs in `sin` are transformers' rotate_half.
+                qk = torch.addcmul(qk * cos, qk.roll(self.width // 2, -1), sin)
+            x = layer.out(attend(index, qk[:, : self.heads], qk[:, self.heads :], v), x)
+            gate, up = layer.gate_up(self._norm(x)).chunk(2, dim=-1)
+            x = layer.down(F.silu(gate) * up, x)
+        return self._norm(x)
 
-    def _angles(self, positions_BT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        needed = int(positions_BT.max()) + 1
-        if needed > len(self._cos_TD):
+    def _norm(self, x: torch.Tensor) -> torch.Tensor:
+        """x / √(mean x² + ε) over the last dimension, in float32; torch's own takes half as long again."""
+        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        rate = torch.addcmul(self._eps, size, size, value=1 / x.shape[-1]).rsqrt_()
+        out: torch.Tensor = torch.mul(x, rate, out=torch.empty_like(x))
+        return out
+
+    def _angles(self, position_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Cosine and signed sine (N, 1, width) of each position."""
+        needed = int(position_N.max()) + 1
+        if needed > len(self._cos_TW):
             table = torch.arange(max(256, 2 * needed), device=self.device).unsqueeze(0)
             cos, sin = self._rotary(self.embed_VD.new_zeros(1, dtype=torch.float32), table)
-            self._cos_TD, self._sin_TD = cos[0].to(self.dtype), sin[0].to(self.dtype)
-        return self._cos_TD[positions_BT].unsqueeze(1), self._sin_TD[positions_BT].unsqueeze(1)
+            sign = torch.ones(self.width, device=self.device)
+            sign[: self.width // 2] = -1
+            self._cos_TW, self._sin_TW = cos[0].to(self.dtype), (sin[0] * sign).to(self.dtype)
+        return self._cos_TW[position_N].unsqueeze(1), self._sin_TW[position_N].unsqueeze(1)

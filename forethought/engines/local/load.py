@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from forethought.engines.local.engine import LocalEngine, set_threads
+from forethought.engines.local.engine import LocalEngine
 from forethought.engines.local.quiet import quiet
+from forethought.engines.local.threads import set_threads
 from forethought.engines.local.tiny import TinyConfig, build
 from forethought.engines.models import cache_folder, resolve, smollm2_path
 

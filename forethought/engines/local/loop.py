@@ -1,0 +1,396 @@
+"""The one loop that serves samples, log-probabilities and a head's values together, a round at a time, without asyncio.
+
+A round answers the given tokens that wait, draws one token for every row, and lets waiting samples join. Whatever it
+runs through the model it first looks up in the prefix tree, so that a token is computed once for all who share it.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from forethought.engines.local.cache import Slots
+from forethought.engines.local.prefixes import PrefixTree, common
+from forethought.engines.local.sampling import draw, uniforms
+from forethought.engines.usage import Usage
+from forethought.types import Sampling, Stop
+
+PREFILL_TOKENS = 16_384
+"""Most tokens in one prefill, padding to the longest counted."""
+WORTH = 8
+"""Tokens that several new prefixes must share to be computed ahead of them: a wave costs as much as a few tokens."""
+
+
+@dataclass(eq=False)
+class Sample:
+    """A request for one continuation: waiting, then a row of the batch."""
+
+    prefix: tuple[int, ...]
+    limit: int
+    sampling: Sampling
+    seed: int
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    stop: Stop | None = None
+    text: str | None = None
+    """Up to the stop string it ran into, else `None`: all of its tokens."""
+    cancelled: bool = False
+    usage: Usage = field(default_factory=lambda: Usage(requests=1))
+
+
+@dataclass(eq=False)
+class Given:
+    """A request about tokens that are given: their log-probabilities, or the head's value at the end of each span."""
+
+    tokens: tuple[int, ...]
+    spans: list[tuple[int, int]]
+    values: bool
+    result: tuple[Any, ...] = ()
+    cancelled: bool = False
+    usage: Usage = field(default_factory=lambda: Usage(requests=1))
+
+
+@dataclass(eq=False)
+class _Wanted:
+    """Tokens to have computed, and what came of it."""
+
+    tokens: tuple[int, ...]
+    reuse: int
+    """At most so many may come from the tree: the last hidden states of the others are needed."""
+    payer: Sample | Given
+    known: int = 0
+    """So many did."""
+    hidden_TD: torch.Tensor | None = None
+    """Last hidden states from `known` on."""
+    kv_LHTD: torch.Tensor | None = None
+    values_T: torch.Tensor | None = None
+
+
+class Loop:
+    """The state of one engine between rounds. Requests may be added from another thread; all else is for one thread."""
+
+    def __init__(
+        self,
+        decoder: Any,
+        *,
+        ends: frozenset[int],
+        decode: Callable[[Sequence[int]], str],
+        max_rows: int,
+        cache_bytes: int,
+    ) -> None:
+        self.decoder, self.ends, self.decode = decoder, ends, decode
+        self.max_rows, self.cache_bytes = max_rows, cache_bytes
+        self.slots = Slots(decoder.layers, decoder.kv_heads, decoder.width, decoder.dtype, decoder.device)
+        self.tree = PrefixTree(cache_bytes)
+        self.head: tuple[torch.Tensor, float] | None = None
+        """Weight (D) and bias of a scalar head over the last hidden states."""
+        self.samples: collections.deque[Sample] = collections.deque()
+        self.given: collections.deque[Given] = collections.deque()
+        self.rows: list[Sample] = []
+        self.peak_bytes = 0
+        self._can_stop: dict[tuple[str, ...], dict[int, bool]] = {}
+        self._fresh: _Batch | None = None
+
+    @property
+    def busy(self) -> bool:
+        """Is there anything to do?"""
+        return bool(self.samples or self.given or self.rows)
+
+    def forget(self) -> None:
+        """Drop every request and the rows' memory; prefixes stay."""
+        self.samples.clear()
+        self.given.clear()
+        self.rows.clear()
+        self._fresh = None
+        self.slots.release()
+        self.tree.limit = self.cache_bytes
+
+    @torch.inference_mode()
+    def round(self) -> list[Sample | Given]:
+        """One round of work; returns the requests that are answered, or were cancelled, and have left."""
+        left = self._drop_cancelled()
+        left += self._answer_given()
+        if self.rows:
+            self._decode()
+        self._admit()
+        self.peak_bytes = max(self.peak_bytes, self.slots.bytes + self.tree.bytes)
+        for index in reversed(range(len(self.rows))):
+            if self.rows[index].stop is not None:
+                left.append(self._leave(index))
+        return left
+
+    def _drop_cancelled(self) -> list[Sample | Given]:
+        left: list[Sample | Given] = []
+        for queue in (self.samples, self.given):
+            for _ in range(len(queue)):  # others may be adding at the far end
+                request: Any = queue.popleft()
+                (left if request.cancelled else queue).append(request)
+        gone = [index for index, row in enumerate(self.rows) if row.cancelled]
+        return [*left, *(self._leave(index) for index in reversed(gone))]
+
+    # ---- given tokens
+
+    def _answer_given(self) -> list[Sample | Given]:
+        """Answer what waits, as much of it as one prefill takes."""
+        batch: list[Given] = []
+        tokens = 0
+        while self.given and (not batch or tokens + len(self.given[0].tokens) <= PREFILL_TOKENS):
+            batch.append(self.given.popleft())
+            tokens += len(batch[-1].tokens)
+        unique: dict[tuple[Any, ...], _Wanted] = {}
+        for request in batch:
+            if not request.spans:
+                continue
+            # A token's probability is read off the hidden state before it; a value is kept with its own token.
+            reuse = len(request.tokens) if request.values else request.spans[0][0] - 1
+            unique.setdefault((request.tokens, reuse), _Wanted(request.tokens, reuse, request))
+        self._prefill(unique.values())
+        for (_, reuse), wanted in unique.items():
+            assert wanted.kv_LHTD is not None
+            # Of scored tokens only what stands before them is likely to be asked for again.
+            kept = min(reuse + 1, len(wanted.tokens))
+            self.tree.add(wanted.tokens[:kept], wanted.kv_LHTD, wanted.values_T)
+        for request in batch:
+            if not request.spans:
+                continue
+            reuse = len(request.tokens) if request.values else request.spans[0][0] - 1
+            wanted = unique[request.tokens, reuse]
+            request.usage.reused = len(request.tokens) - request.usage.scored
+            request.result = _values(request, wanted) if request.values else self._logprobs(request, wanted)
+        return list(batch)
+
+    def _logprobs(self, request: Given, wanted: _Wanted) -> tuple[tuple[float, ...], ...]:
+        assert wanted.hidden_TD is not None
+        ids_T = torch.tensor(request.tokens, device=self.decoder.device)
+        told: list[tuple[float, ...]] = []
+        for start, end in request.spans:
+            logits_SV = self.decoder.logits(wanted.hidden_TD[start - 1 - wanted.known : end - 1 - wanted.known]).float()
+            logprobs_S = logits_SV.log_softmax(dim=-1).gather(1, ids_T[start:end].unsqueeze(1)).squeeze(1)
+            told.append(tuple(logprobs_S.tolist()))
+        return tuple(told)
+
+    # ---- prefill
+
+    def _prefill(self, wanted: Iterable[_Wanted]) -> None:
+        """Compute what of these sequences is not in the tree; first, and once, what several of them share."""
+        wanted = list(wanted)
+        while shared := self._shared(wanted):
+            self._compute(shared)
+            for item in shared:
+                assert item.kv_LHTD is not None
+                self.tree.add(item.tokens, item.kv_LHTD, item.values_T)
+            if any(self.tree.known(item.tokens) < len(item.tokens) for item in shared):
+                break  # the tree is too small to hand them on
+        for batch in _chunks(wanted, PREFILL_TOKENS):
+            self._compute(batch)
+
+    def _shared(self, wanted: Sequence[_Wanted]) -> list[_Wanted]:
+        """Prefixes that two or more of these have in common and the tree does not hold, the shortest of each family."""
+        ordered = sorted(wanted, key=lambda item: item.tokens)
+        families: list[tuple[int, _Wanted]] = []
+        open_family = False
+        for before, item in itertools.pairwise(ordered):
+            # The last token of a sequence is always its own to compute, and its hidden state cannot be handed on.
+            size = min(common(before.tokens, item.tokens), before.reuse, item.reuse)
+            if size - self.tree.known(item.tokens[:size]) < WORTH:
+                open_family = False
+            elif open_family:
+                families[-1] = (min(size, families[-1][0]), families[-1][1])
+            else:
+                families.append((size, before))
+                open_family = True
+        return [_Wanted(item.tokens[:size], size, item.payer) for size, item in families]
+
+    def _compute(self, batch: Sequence[_Wanted]) -> None:
+        """Run the tokens that the tree does not hold through the model, all sequences side by side."""
+        length = max(len(item.tokens) for item in batch)
+        slots = self.slots
+        shape = (2 * slots.layers, len(batch), slots.heads, length, slots.width)
+        kv_LRHTD = torch.zeros(shape, dtype=self.decoder.dtype, device=self.decoder.device)
+        held: list[torch.Tensor | None] = []
+        for row, item in enumerate(batch):
+            item.known = min(self.tree.known(item.tokens), item.reuse)
+            held.append(self.tree.read(item.tokens[: item.known], kv_LRHTD[:, row]))
+            item.kv_LHTD, item.values_T = kv_LRHTD[:, row, :, : len(item.tokens)], held[-1]
+        run = [row for row, item in enumerate(batch) if item.known < len(item.tokens)]
+        if not run:
+            return
+        kv = kv_LRHTD if len(run) == len(batch) else kv_LRHTD[:, run]
+        hidden = self.decoder.prefill(
+            [batch[row].tokens[batch[row].known :] for row in run], [batch[row].known for row in run], kv
+        )
+        for at, row in enumerate(run):
+            item = batch[row]
+            item.hidden_TD = hidden[at]
+            item.kv_LHTD = kv[:, at, :, : len(item.tokens)]
+            if self.head is not None:
+                fresh_T = self._values(hidden[at])
+                values_T = held[row]
+                item.values_T = fresh_T if values_T is None else torch.cat((values_T, fresh_T))
+            count = len(item.tokens) - item.known
+            if isinstance(item.payer, Given):
+                item.payer.usage.scored += count
+            else:
+                item.payer.usage.prefilled += count
+            item.payer.usage.flops += self._flops(count, item.known)
+
+    def _values(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        assert self.head is not None
+        weight_D, bias = self.head
+        return self.decoder.normed(hidden_ND).float() @ weight_D + bias  # type: ignore[no-any-return]
+
+    def _flops(self, tokens: int, start: int) -> float:
+        """Of `tokens` tokens behind `start` others: 2 a weight, and 4 a layer, a unit of width and a position seen."""
+        decoder = self.decoder
+        seen = tokens * start + tokens * (tokens + 1) / 2
+        flops: float = 2.0 * decoder.weights * tokens + 4.0 * decoder.layers * decoder.heads * decoder.width * seen
+        return flops
+
+    # ---- rows
+
+    def _admit(self) -> None:
+        """Let waiting samples join as long as rows and memory last, in their order, equal prefixes computed once.
+
+        They join an eighth of the rows at a time, so that prefills are products worth their while.
+        """
+        free = self.max_rows - len(self.rows)
+        if not self.samples or (self.rows and free < min(self.max_rows // 8, len(self.samples))):
+            return
+        joined: list[Sample] = []
+        groups: dict[tuple[int, ...], list[Sample]] = {}
+        longest = max((len(row.prefix) + row.limit for row in self.rows), default=0)
+        new = 0
+        while self.samples and len(joined) < free:
+            row = self.samples[0]
+            length, rows = max(longest, len(row.prefix) + row.limit), len(self.rows) + len(joined) + 1
+            new += 0 if row.prefix in groups else len(row.prefix)
+            if rows > 1 and (rows * length * self.slots.bytes_per_token > self.cache_bytes):
+                break
+            if joined and new > PREFILL_TOKENS:
+                break
+            longest = length
+            joined.append(self.samples.popleft())
+            groups.setdefault(row.prefix, []).append(row)
+        if not joined:
+            return
+        room = self.slots.bytes_per_token * (len(self.rows) + len(joined)) * longest
+        self.tree.limit = max(0, self.cache_bytes - room)  # rows come first
+        self.tree.shrink()
+        wanted = {prefix: _Wanted(prefix, len(prefix) - 1, group[0]) for prefix, group in groups.items()}
+        self._prefill(wanted.values())
+        held = max(len(row.prefix) + len(row.tokens) for row in (*self.rows, *joined)) + 1
+        self.slots.fit(len(self.rows) + len(joined), held, len(self.rows))
+        order: list[torch.Tensor] = []
+        last_PD = torch.stack([item.hidden_TD[-1] for item in wanted.values() if item.hidden_TD is not None])
+        for (prefix, group), logits_V in zip(groups.items(), self.decoder.logits(last_PD), strict=True):
+            item = wanted[prefix]
+            assert item.kv_LHTD is not None
+            self.tree.add(prefix, item.kv_LHTD, item.values_T)
+            start = len(self.rows)
+            self.slots.branch(item.kv_LHTD, item.values_T, slice(start, start + len(group)))
+            self.rows += group
+            order += [logits_V] * len(group)
+            for row in group:
+                row.usage.reused = len(prefix) - row.usage.prefilled
+        self._fresh = None
+        added = self.rows[-len(joined) :]  # group by group, not as they came
+        self._append(added, torch.stack(order), _Batch(added))
+
+    def _decode(self) -> None:
+        """One more token for every row."""
+        batch = self._fresh = self._fresh or _Batch(self.rows)
+        lengths = batch.prefixes + batch.counts - 1
+        self.slots.fit(len(self.rows), int(lengths.max()) + 1, len(self.rows))
+        device = self.decoder.device
+        length_B = torch.from_numpy(lengths).to(device)
+        last_B = torch.tensor([row.tokens[-1] for row in self.rows], device=device)
+        hidden_BD = self.decoder.decode(last_B, length_B, self.slots.kv_LRHTD)
+        if self.head is not None:
+            self.slots.values_RT[torch.arange(len(self.rows), device=device), length_B] = self._values(hidden_BD)
+        self._append(self.rows, self.decoder.logits(hidden_BD), batch)
+
+    def _append(self, rows: list[Sample], logits_BV: torch.Tensor, batch: _Batch) -> None:
+        """Draw the next token of each row and see whether it ends there."""
+        device = logits_BV.device
+        uniform_B = torch.from_numpy(uniforms(batch.seeds, batch.counts)).to(device)
+        tokens_B, logprobs_B = draw(logits_BV, batch.temperature_B.to(device), batch.top_p_B.to(device), uniform_B)
+        batch.counts += 1
+        for row, token, logprob in zip(rows, tokens_B.tolist(), logprobs_B.tolist(), strict=True):
+            row.tokens.append(token)
+            row.logprobs.append(logprob)
+            if token in self.ends:
+                row.stop = "end"
+            elif row.sampling.stop and (text := self._stopped(row)) is not None:
+                row.stop, row.text = "stop", text
+            elif len(row.tokens) >= row.limit:
+                row.stop = "length"
+
+    def _stopped(self, row: Sample) -> str | None:
+        """The row's text up to and with the stop string it has just run into, or `None`."""
+        stops = row.sampling.stop
+        # Most tokens hold no stop string's last character, and a token is looked at once.
+        can = self._can_stop.setdefault(stops, {})
+        token = row.tokens[-1]
+        if token not in can:
+            own = self.decode([token])
+            can[token] = not own or "\N{REPLACEMENT CHARACTER}" in own or any(stop[-1] in own for stop in stops)
+        if not can[token]:
+            return None
+        # A stop string of n characters lies within the last n tokens, and one may begin inside the token before.
+        tail = self.decode(row.tokens[-max(map(len, stops)) - 1 :])
+        if not any(stop in tail for stop in stops):
+            return None
+        text = self.decode(row.tokens)
+        hits = [at + len(stop) for stop in stops if (at := text.find(stop)) >= 0]
+        return text[: min(hits)] if hits else None
+
+    def _leave(self, index: int) -> Sample:
+        """Row `index` leaves; the last row takes its place. A thought that may go on leaves its prefix in the tree."""
+        row = self.rows[index]
+        row.usage.sampled = len(row.tokens)
+        row.usage.flops += self._flops(len(row.tokens) - 1, len(row.prefix))
+        if not row.cancelled and (row.stop != "end" or self.head is not None):
+            # The last token was drawn and never run through the model.
+            values_T = None if self.head is None else self.slots.values_RT[index]
+            self.tree.add((*row.prefix, *row.tokens[:-1]), self.slots.kv_LRHTD[:, index], values_T)
+        last = len(self.rows) - 1
+        if index != last:
+            moved = self.rows[last]
+            self.slots.move(last, index, len(moved.prefix) + len(moved.tokens) - 1)
+            self.rows[index] = moved
+        self.rows.pop()
+        self._fresh = None
+        return row
+
+
+class _Batch:
+    """What the rows of one batch are drawn with, as arrays; made anew when rows join or leave."""
+
+    def __init__(self, rows: Sequence[Sample]) -> None:
+        self.prefixes = np.array([len(row.prefix) for row in rows])
+        self.counts = np.array([len(row.tokens) for row in rows])
+        self.seeds = np.array([row.seed & 0xFFFFFFFFFFFFFFFF for row in rows], dtype=np.uint64)
+        self.temperature_B = torch.tensor([row.sampling.temperature for row in rows])
+        self.top_p_B = torch.tensor([row.sampling.top_p for row in rows])
+
+
+def _values(request: Given, wanted: _Wanted) -> tuple[float, ...]:
+    assert wanted.values_T is not None
+    told = wanted.values_T[[end - 1 for _, end in request.spans]]
+    return tuple(told.tolist())
+
+
+def _chunks(wanted: Sequence[_Wanted], most: int) -> list[list[_Wanted]]:
+    """Sequences of like length together, at most `most` tokens with padding; one that is longer stands alone."""
+    chunks: list[list[_Wanted]] = []
+    for item in sorted(wanted, key=lambda item: len(item.tokens)):
+        if not chunks or (len(chunks[-1]) + 1) * len(item.tokens) > most:
+            chunks.append([])
+        chunks[-1].append(item)
+    return chunks
