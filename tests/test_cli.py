@@ -36,6 +36,7 @@ def test_every_command_has_help(cli: Cli, words: str) -> None:
     said = cli(*words.split(), "--help")
     assert (said.status, said.err) == (0, "")
     assert f"usage: forethought {words}" in said.out
+    assert ("--resume RUN" in said.out) is (words in ("train", "train sft", "eval"))
 
 
 def test_version(cli: Cli) -> None:

@@ -70,7 +70,7 @@ def test_an_evaluation_that_was_stopped_goes_on(cli: Cli, monkeypatch: pytest.Mo
     engine = scripted(monkeypatch, adder)
     said = cli("eval", "--resume", "run")
     assert said.status == 0
-    assert f"({len(kept)} problems are drawn already)" in said.err
+    assert f"({len(kept)} problems drawn already)" in said.err
     assert engine.calls == whole.calls - 4 * len(kept)
     assert load_report("run").stages[0].pools == load_report("whole").stages[0].pools
 

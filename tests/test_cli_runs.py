@@ -186,7 +186,7 @@ def test_store_show_prints_a_hostile_thought_harmlessly(cli: Cli, kept: Path) ->
 
 def test_store_export_writes_one_file(cli: Cli, kept: Path, tmp_path: Path) -> None:
     said = cli("store", "export", kept, "out/best.jsonl", "--min-reward", 1)
-    assert (said.status, said.out, said.err) == (0, "out/best.jsonl\n", "1 traces\n")
+    assert (said.status, said.out, said.err) == (0, "out/best.jsonl\n", "1 trace\n")
     (line,) = (tmp_path / "out" / "best.jsonl").read_text().splitlines()
     assert json.loads(line)["text"] == "\\boxed{4}"
     cli("store", "export", kept, "all.parquet", "--format", "parquet")

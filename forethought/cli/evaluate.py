@@ -22,6 +22,7 @@ from forethought.engines.open import described, find, public
 from forethought.problems import Split, Task, open_task
 from forethought.recipes.run import folder_of, write_config
 from forethought.rollout import rollout
+from forethought.scaling.words import counted
 from forethought.search.best_of_n import best_of_n
 from forethought.store import Store, open_store
 from forethought.types import Problem, Sampling, Trace
@@ -106,8 +107,8 @@ def eval(words: list[str]) -> int:
             tell(UNTRAINED)
         most = len(todo) * config.k * config.max_tokens
         tell(
-            f"{len(todo):,} problems × {config.k} × up to {config.max_tokens} tokens: at most {most:,} to draw"
-            + (f" ({len(done):,} problems are drawn already)" if done else "")
+            f"{counted(len(todo), 'problem')} × {config.k} × up to {config.max_tokens} tokens: at most {most:,} to draw"
+            + (f" ({counted(len(done), 'problem')} drawn already)" if done else "")
         )
         try:
             asyncio.run(_draw(config, task, todo, sampling, store))
@@ -204,7 +205,7 @@ def _report(folder: Path, config: Config, problems: Sequence[Problem], store: St
     stage = Stage(config.model, tuple(pools.values()), seconds=seconds)
     say(table(stage, ks))
     record = Report(
-        title=f"{Path(config.problems).name}, {len(pools):,} problems",
+        title=f"{Path(config.problems).name}, {counted(len(pools), 'problem')}",
         model=described(config.model) + ", untrained" * is_untrained(config.model),
         stages=(stage,),
         ks=ks,

@@ -21,7 +21,7 @@ class Options:
 
 def report(words: list[str]) -> int:
     """Write `report.html` from the run's `stages.json` and print where it is."""
-    what = "Write a run's report.html again from its stages.json, without sampling, and print its path."
+    what = "Write a run's report.html again from what it measured and logged, without sampling, and print its path."
     options = tyro.cli(Options, prog="forethought report", description=what, args=words)
     from forethought.scaling.report import rebuild  # matplotlib takes a second to load: not for --help
     from forethought.train.metrics import read

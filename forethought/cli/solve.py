@@ -13,6 +13,7 @@ import tyro
 from forethought.cli.model import UNTRAINED, Instruct, instructed, instructs, is_untrained, opened
 from forethought.cli.terminal import say, tell, unknown
 from forethought.problems import final_answer
+from forethought.scaling.words import counted
 from forethought.search.best_of_n import best_of_n
 from forethought.search.tree import finished
 from forethought.thought.marks import after_thought, thought_of
@@ -97,7 +98,7 @@ def _tokens(think: str) -> int:
 def _show(tree: Tree, seconds: float, show_thought: bool) -> int:
     """The best thought and its bill; where none ended, why."""
     drawn = [step for leaf in tree.leaves() for step in tree.steps(leaf)]
-    bill = f"{tree.budget.used:,} tokens, {len(drawn)} thought{'s' * (len(drawn) != 1)}, {seconds:.1f} s"
+    bill = f"{tree.budget.used:,} tokens, {counted(len(drawn), 'thought')}, {seconds:.1f} s"
     if tree.best is None:
         if show_thought and drawn:
             say(drawn[0].text)

@@ -11,6 +11,7 @@ from typing import Annotated, get_args
 import tyro
 
 from forethought.cli.terminal import rows, say, tell, unknown
+from forethought.scaling.words import counted
 from forethought.store import Store, Where, open_store
 from forethought.store.memory import Format
 from forethought.store.schema import sampled_tokens
@@ -104,7 +105,7 @@ def store(words: list[str]) -> int:
             count = _open(options.path).export(
                 options.out, options.format, limit=options.limit, **options.filters.where()
             )
-            tell(f"{count:,} traces")
+            tell(counted(count, "trace"))
             say(str(options.out))
         case _:
             raise unknown("store command", name, ("ls", "show", "export"))
@@ -122,7 +123,7 @@ def _open(path: Path) -> Store:
 def _ls(options: Ls) -> None:
     opened = _open(options.path)
     summary = opened.summary()
-    say(f"{opened.path}: {summary.shards:,} shards, {summary.bytes / 1e6:,.1f} MB\n")
+    say(f"{opened.path}: {counted(summary.shards, 'shard')}, {summary.bytes / 1e6:,.1f} MB\n")
     runs = [
         (
             run.name,

@@ -23,6 +23,7 @@ USAGE = f"""usage: forethought train RECIPE [options]
   forethought train RECIPE --config RUN    the settings of another run, and what you set besides
   forethought train RECIPE --resume RUN    go on with a run that was stopped, with its own settings
 """
+BESIDES = "Besides the options below: --config RUN takes those of another run, --resume RUN goes on with a run."
 
 
 def train(words: list[str]) -> int:
@@ -55,7 +56,7 @@ def _run(name: str, prog: str, words: list[str]) -> int:
         config = tyro.cli(
             recipe.Config,
             prog=prog,
-            description=recipe.__doc__,
+            description=f"{recipe.__doc__.strip()}\n\n{BESIDES}",
             args=words,
             default=tyro.MISSING_NONPROP if default is None else default,
             config=(tyro.conf.FlagCreatePairsOff,),

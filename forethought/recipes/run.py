@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
+
+import tyro
 
 from forethought import __version__
 from forethought.problems import Task
@@ -50,12 +52,12 @@ class Settings:
     """Leave the weights as they are and train low-rank adapters of this rank over them; 0 trains the weights."""
     dtype: str = "auto"
     """auto, bf16 or fp32."""
-    sinks: tuple[str, ...] = ()
+    sinks: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: none)")] = ()
     """More places for metrics: trackio, tensorboard, wandb."""
     seed: int = 0
     """Of problems, order, new weights and samples."""
-    out: str = ""
-    """The run's folder; runs/RECIPE-TIME by default."""
+    out: Annotated[str, tyro.conf.arg(metavar="RUN", help_behavior_hint="(default: runs/RECIPE-TIME)")] = ""
+    """The run's folder."""
 
     def __post_init__(self) -> None:
         at_least(self, 1, "max_tokens", "eval_samples")
