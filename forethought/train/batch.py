@@ -52,6 +52,12 @@ class Pack:
     """int64: the target's index in that datum."""
     naive: int
     """Tokens the same data would cost one by one."""
+    here_M: Tensor | None = None
+    """int64: index in T of the target itself, where a scalar head is read. Like the next two, for data with labels."""
+    label_M: Tensor | None = None
+    """float32: what the head should say there; nan where a datum has no labels."""
+    pair_M: Tensor | None = None
+    """int64: the datum's `pair`; -1 where it is compared with none."""
 
     @property
     def computed(self) -> int:
@@ -84,15 +90,16 @@ def pack(
     """Pack data greedily into rows of at most `max_tokens` unique tokens.
 
     Data that share a prefix are brought together; otherwise their order is kept. A tree larger than `max_tokens` goes
-    on in the next pack, which computes its prefix again.
+    on in the next pack, which computes its prefix again. Data of one `pair` are always in one pack: their loss compares
+    them.
 
     Args:
         share: `False` computes every datum on its own, side by side in the same row.
         proximal, reference: log-probabilities for each datum and token, as `Learner.logprobs` returns them.
 
     Raises:
-        ValueError: a datum longer than `max_tokens`, a datum whose first token is a target (nothing predicts it), or
-            `proximal`/`reference` rows that are not as long as the data.
+        ValueError: a datum, or the data of one pair, longer than `max_tokens`, a datum whose first token is a target
+            (nothing predicts it), or `proximal`/`reference` rows that are not as long as the data.
     """
     for name, rows in (("proximal", proximal), ("reference", reference)):
         if rows is not None and [len(row) for row in rows] != [len(datum.tokens) for datum in data]:
@@ -109,18 +116,47 @@ def pack(
     filling: list[tuple[int, int]] = []  # (datum, how many of its tokens the datum before it already brought)
     size = 0
     before: tuple[int, ...] = ()
-    for number in _together(data) if share else range(len(data)):
-        tokens = data[number].tokens
-        shared = _common(before, tokens) if share else 0
-        if size + len(tokens) - shared > max_tokens:
+    for unit in _units(data, _together(data) if share else range(len(data))):
+        added, cost = _stacked(data, unit, before, share)
+        if filling and size + cost > max_tokens:
             packs.append(_lay_out(data, filling, proximal, reference))
-            filling, size, shared = [], 0, 0
-        filling.append((number, shared))
-        size += len(tokens) - shared
-        before = tokens
+            filling, size = [], 0
+            added, cost = _stacked(data, unit, (), share)
+        if cost > max_tokens:
+            raise ValueError(
+                f"the {len(unit)} data of pair {data[unit[0]].pair} take {cost} tokens and a pack holds {max_tokens}; "
+                "raise the learner's max_tokens or compare fewer thoughts at once"
+            )
+        filling += added
+        size += cost
+        before = data[unit[-1]].tokens
     if filling:
         packs.append(_lay_out(data, filling, proximal, reference))
     return packs
+
+
+def _units(data: Sequence[Datum], order: Sequence[int]) -> list[list[int]]:
+    """What may not be torn apart: the data of one pair, and any other datum by itself, in order of first sight."""
+    units: dict[tuple[str, int], list[int]] = {}
+    for number in order:
+        pair = data[number].pair
+        units.setdefault(("datum", number) if pair is None else ("pair", pair), []).append(number)
+    return list(units.values())
+
+
+def _stacked(
+    data: Sequence[Datum], unit: Sequence[int], before: Sequence[int], share: bool
+) -> tuple[list[tuple[int, int]], int]:
+    """Each datum of a unit with how many tokens the one before it brings, and the tokens that the unit adds."""
+    added: list[tuple[int, int]] = []
+    cost = 0
+    for number in unit:
+        tokens = data[number].tokens
+        shared = _common(before, tokens) if share else 0
+        added.append((number, shared))
+        cost += len(tokens) - shared
+        before = tokens
+    return added, cost
 
 
 def _lay_out(
@@ -131,7 +167,7 @@ def _lay_out(
     positions: list[int] = []
     ends: list[int] = []
     path: list[int] = []  # indices in T of the datum at hand
-    targets: list[tuple[int, int, int, int]] = []
+    targets: list[tuple[int, int, int, int, int]] = []
     for number, shared in filling:
         for index in path[shared:]:
             ends[index] = len(tokens)
@@ -143,14 +179,19 @@ def _lay_out(
             positions.append(depth)
             ends.append(0)
         targets += [
-            (path[place - 1], datum.tokens[place], number, place) for place, target in enumerate(datum.mask) if target
+            (path[place - 1], path[place], datum.tokens[place], number, place)
+            for place, target in enumerate(datum.mask)
+            if target
         ]
     for index in path:
         ends[index] = len(tokens)
-    at, target, owner, place = (torch.tensor(column) for column in zip(*targets, strict=True)) if targets else _NONE
+    columns = [torch.tensor(column) for column in zip(*targets, strict=True)] if targets else _NONE
+    at, here, target, owner, place = columns
+    labelled = any(data[number].labels for number, _ in filling)
+    pairs = [-1 if (pair := data[number].pair) is None else pair for *_, number, _ in targets]
 
     def gather(rows: Rows) -> Tensor:
-        return torch.tensor([rows[n][p] for _, _, n, p in targets], dtype=torch.float32)
+        return torch.tensor([rows[n][p] for *_, n, p in targets], dtype=torch.float32)
 
     return Pack(
         tokens_T=torch.tensor(tokens),
@@ -165,10 +206,13 @@ def _lay_out(
         datum_M=owner,
         place_M=place,
         naive=sum(len(data[number].tokens) for number, _ in filling),
+        here_M=here if labelled else None,
+        label_M=gather([datum.labels or [torch.nan] * len(datum.tokens) for datum in data]) if labelled else None,
+        pair_M=torch.tensor(pairs, dtype=torch.int64) if labelled else None,
     )
 
 
-_NONE = (torch.zeros(0, dtype=torch.int64),) * 4
+_NONE = [torch.zeros(0, dtype=torch.int64)] * 5
 
 
 def _together(data: Sequence[Datum]) -> list[int]:
