@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM, MistralConfig, MistralForCausalLM
 
 from forethought.train import attention
@@ -162,7 +166,7 @@ def test_refusals() -> None:
 def test_blocks_see_what_the_mask_says_and_nothing_else(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attention, "BLOCK", block)
     (piece,) = pack(tree(), 400)
-    plan = attention.plan(piece, torch.float32)
+    plan = attention.plan(piece)
     edges = [0, *torch.tensor(plan.sizes).cumsum(0).tolist()]
     seen = torch.zeros(piece.computed, piece.computed, dtype=torch.bool)
     ends = [0]
@@ -182,7 +186,7 @@ def test_a_block_skips_the_branches_beside_it() -> None:
     prompt = [draw.randrange(64) for _ in range(70)]
     data = [row([*prompt, *(draw.randrange(64) for _ in range(60))], 70) for _ in range(8)]
     (piece,) = pack(data, 1000)
-    scores = sum(part.bias_QK.numel() for part in attention.plan(piece, torch.float32).blocks)
+    scores = sum(part.bias_QK.numel() for part in attention.plan(piece).blocks)
     assert scores < 0.3 * piece.computed**2
 
 
@@ -207,9 +211,13 @@ def test_a_sequence_beyond_the_sliding_window_is_refused() -> None:
         forward(model, long)
 
 
-def test_bf16_is_near_and_its_gradient_flows() -> None:
+@pytest.mark.parametrize("keys", [0, 512])  # the fused kernel, and plain products
+def test_bf16_is_near_and_so_is_its_gradient(keys: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "KEYS", keys)
     model, data = tiny(), tree()
-    expected, _ = packed(model, data, 400, True)
+    expected, total = packed(model, data, 400, True)
+    total.backward()
+    wanted = gradients(model)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         found, total = packed(model, data, 400, True)
         total.backward()
@@ -217,7 +225,9 @@ def test_bf16_is_near_and_its_gradient_flows() -> None:
         abs(a - b) for left, right in zip(found, expected, strict=True) for a, b in zip(left, right, strict=True)
     )
     assert 0 < worst < 0.2
-    assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in model.parameters())
+    for name, gradient in gradients(model).items():
+        assert gradient.dtype == torch.float32
+        assert (gradient - wanted[name]).norm() < 0.05 * wanted[name].norm(), name
 
 
 def test_entropy_is_that_of_the_distribution() -> None:
@@ -241,6 +251,40 @@ def test_a_head_the_learner_cannot_read_is_refused() -> None:
     model.config.layer_types = ["full_attention", "linear_attention"]
     with pytest.raises(ValueError, match=r"cannot be packed \(linear_attention\)"):
         parts(model)
+
+
+class Widest(TorchDispatchMode):
+    """Sees every tensor that is made: the most rows of those as wide as the vocabulary, the head's weight aside."""
+
+    def __init__(self, model: LlamaForCausalLM) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves it untyped
+        self.columns, self.width = model.lm_head.weight.shape
+        self.rows = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            shape = tensor.shape if isinstance(tensor, Tensor) else (0,)
+            if shape[-1:] == (self.columns,) and shape != (self.width, self.columns):
+                self.rows = max(self.rows, tensor.numel() // self.columns)
+        return made
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_the_whole_vocabulary_tensor_is_never_made(tied: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither in the forward nor in the backward pass; 61 columns, which no other tensor of this model has."""
+    monkeypatch.setattr(forward_module, "CHUNK", 7)
+    model, data = tiny(tied), tree()
+    model.resize_token_embeddings(61)
+    data = [replace(datum, tokens=tuple(token % 61 for token in datum.tokens)) for datum in data]
+    (piece,) = pack(data, 400)
+    assert len(piece.at_M.unique()) > 3 * 7
+    with Widest(model) as seen:
+        nll(piece, forward(model, piece))[0].backward()
+    assert seen.rows == 7
+    with Widest(model) as seen:
+        model(input_ids=piece.tokens_T[None]).logits.sum()
+    assert seen.rows == piece.computed
 
 
 def test_gradient_of_the_head_alone() -> None:

@@ -58,10 +58,10 @@ def furthest(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> f
 
 @pytest.mark.parametrize("normaliser", ["tokens", "sequences", 7.0])
 def test_packing_does_not_change_the_step(normaliser: Any) -> None:
-    """Gradients and metrics are those of the whole step, however it is cut, shared or checkpointed."""
+    """Gradients and metrics are those of the whole step, however it is cut, shared or computed again."""
     found = []
     settings: list[dict[str, Any]] = [
-        {"max_tokens": 500}, {"max_tokens": 14}, {"max_tokens": 500, "share": False}, {"checkpointing": True},
+        {"max_tokens": 500}, {"max_tokens": 14}, {"max_tokens": 500, "share": False}, {"recompute": True},
     ]  # fmt: skip
     for setting in settings:
         learner = Learner(tiny(), lr=1e-3, **setting)
@@ -76,6 +76,27 @@ def test_packing_does_not_change_the_step(normaliser: Any) -> None:
         assert {name: metrics[name] for name in same} == pytest.approx(
             {name: found[0][1][name] for name in same}, rel=1e-4, abs=1e-6
         )
+
+
+def test_recompute_keeps_less() -> None:
+    """Bytes alive between the forward and the backward pass, the weights' own aside; that the gradients are the same
+    is above."""
+    kept = {}
+    for recompute in (False, True):
+        learner = Learner(tiny(), lr=1e-3, recompute=recompute)
+        own = {p.untyped_storage().data_ptr() for p in learner.parameters}
+        held: dict[int, torch.UntypedStorage] = {}
+
+        def keep(tensor: torch.Tensor, own: set[int] = own, held: dict[int, Any] = held) -> torch.Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() not in own:
+                held[storage.data_ptr()] = storage  # held, so that no address is used again
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            learner.step(samples(), policy_gradient)
+        kept[recompute] = sum(storage.nbytes() for storage in held.values())
+    assert kept[True] < 0.5 * kept[False]
 
 
 def test_normaliser_divides_the_sum() -> None:

@@ -1,10 +1,12 @@
-# ruff: noqa: N815 - tensors carry shape suffixes
 """Attention over a trie, a block of queries at a time against the keys it can see and no others.
 
 A dense mask over T packed tokens costs T x T scores, most of them between strangers: on two cores it took 40 % of a
 step of a 135M model. A block of consecutive tokens [a, b) of the depth-first row sees the path to `a` and itself, and
 that path is a few contiguous ranges. So keys and values are cut once into pieces at the ranges' ends, each block joins
 its pieces, and the work is that of the sequences one by one, less what they share.
+
+In bfloat16 on a CPU the backward pass of torch's fused kernel takes several times as long as plain products, so there
+the products are plain, and their scores (float32, as the kernel has them) are kept, where they are few.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ BLOCK = 64
 """Queries to a block, about."""
 BLOCK_GPU = 512
 """The same where every block costs launches."""
+KEYS = 512
+"""Most keys of a block whose scores are kept for the backward pass, about as large as a layer's other activations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +42,7 @@ class Block:
     pieces: tuple[int, ...]
     """Which pieces of the keys, in order."""
     bias_QK: Tensor
-    """0 where query sees key, else -inf; in the dtype of the scores."""
+    """float32: 0 where query sees key, else -inf."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +56,8 @@ class Plan:
     """Longest path, in tokens."""
 
 
-def plan(pack: Pack, dtype: torch.dtype) -> Plan:
-    """Cut a pack into blocks; `dtype` is that of the attention's scores."""
+def plan(pack: Pack) -> Plan:
+    """Cut a pack into blocks."""
     device = pack.tokens_T.device
     block = BLOCK if device.type == "cpu" else BLOCK_GPU
     end_T = pack.end_T.tolist()
@@ -78,7 +82,7 @@ def plan(pack: Pack, dtype: torch.dtype) -> Plan:
         keys_K = torch.cat([index_T[low:high] for low, high in ranges])
         queries_Q1 = index_T[start:stop, None]
         seen_QK = (keys_K <= queries_Q1) & (queries_Q1 < pack.end_T[keys_K])
-        bias_QK = torch.zeros_like(seen_QK, dtype=dtype).masked_fill_(~seen_QK, -torch.inf)
+        bias_QK = torch.zeros_like(seen_QK, dtype=torch.float32).masked_fill_(~seen_QK, -torch.inf)
         blocks.append(Block(start, stop, pieces, bias_QK))
     sizes = tuple(high - low for low, high in pairwise(cuts))
     return Plan(sizes, tuple(blocks), int(pack.positions_T.max()) + 1)
@@ -121,22 +125,34 @@ def _attend(
         )
     heads, kinds, width = query.shape[1], key.shape[1], query.shape[3]
     repeat = heads // kinds
-    keys, values = key.split(trie.sizes, dim=2), value.split(trie.sizes, dim=2)
+    scale = width**-0.5 if scaling is None else scaling
+    keys, values = key[0].split(trie.sizes, dim=1), value[0].split(trie.sizes, dim=1)
+    low = value.dtype != torch.float32 and not value.is_cuda and not dropout  # rotated, queries may be float32
     outputs = []
     for block in trie.blocks:
         rows = block.end - block.start
         # Query heads that share a key head stand below one another, so that no key is repeated.
-        grouped = query[:, :, block.start : block.end].reshape(1, kinds, repeat * rows, width)
-        output = scaled_dot_product_attention(
-            grouped,
-            torch.cat([keys[piece] for piece in block.pieces], dim=2),
-            torch.cat([values[piece] for piece in block.pieces], dim=2),
-            attn_mask=block.bias_QK.repeat(repeat, 1),
-            dropout_p=dropout,
-            scale=scaling,
-        )
-        outputs.append(output.reshape(1, heads, rows, -1))
-    return torch.cat(outputs, dim=2).transpose(1, 2).contiguous(), None
+        query_GQD = query[0, :, block.start : block.end].reshape(kinds, repeat * rows, width)
+        key_GKD = torch.cat([keys[piece] for piece in block.pieces], dim=1)
+        value_GKD = torch.cat([values[piece] for piece in block.pieces], dim=1)
+        bias_QK = block.bias_QK.expand(repeat, -1, -1).flatten(0, 1)
+        if low and bias_QK.shape[1] <= KEYS:
+            output_GQD = _plain(query_GQD, key_GKD, value_GKD, bias_QK, scale)
+        else:
+            bias_1QK = bias_QK.to(query.dtype)[None]
+            output_GQD = scaled_dot_product_attention(
+                query_GQD[None], key_GKD[None], value_GKD[None], bias_1QK, dropout, scale=scale
+            )[0]
+        outputs.append(output_GQD.reshape(heads, rows, -1).transpose(0, 1))
+    return torch.cat(outputs)[None], None
+
+
+def _plain(query_GQD: Tensor, key_GKD: Tensor, value_GKD: Tensor, bias_QK: Tensor, scale: float) -> Tensor:
+    """The products one after another; scores and their softmax in float32, as the fused kernel has them."""
+    with torch.autocast(query_GQD.device.type, enabled=False):
+        key_GDK = key_GKD.float().transpose(1, 2)
+        share_GQK = torch.baddbmm(bias_QK, query_GQD.float(), key_GDK, alpha=scale).softmax(-1)
+        return torch.bmm(share_GQK.to(value_GKD.dtype), value_GKD)
 
 
 def _stops(end_T: Sequence[int], block: int) -> Iterator[int]:

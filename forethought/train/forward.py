@@ -1,4 +1,3 @@
-# ruff: noqa: N815 - tensors carry shape suffixes
 """The model's forward pass over a pack: hidden states under the trie's mask, log-probabilities at the targets alone.
 
 The vocabulary is the largest tensor of a small model by far (49,152 columns against a width of 576), so it is only
@@ -31,8 +30,6 @@ class Outputs:
     """float32: log-probability of each target at the learner's temperature."""
     entropy_M: Tensor
     """float32, without gradient: entropy (nats) of the distribution that predicted it."""
-    values_M: Tensor | None = None
-    """float32: what the scalar head says at each target itself; `None` without a head, and for data without labels."""
 
 
 def parts(model: nn.Module) -> tuple[nn.Module, nn.Linear]:
@@ -59,15 +56,15 @@ def parts(model: nn.Module) -> tuple[nn.Module, nn.Linear]:
     return body, head
 
 
-def forward(model: nn.Module, pack: Pack, *, temperature: float = 1.0, scalar: nn.Linear | None = None) -> Outputs:
-    """Log-probabilities, entropies and the values of a `scalar` head at a pack's targets; all lie on one device.
+def forward(model: nn.Module, pack: Pack, *, temperature: float = 1.0) -> Outputs:
+    """Log-probabilities and entropies at a pack's targets; the pack lies on the model's device.
 
     Runs in the precision of the autocast that surrounds it; the softmax is in float32 always.
     """
     body, head = parts(model)
     device = pack.tokens_T.device
     low = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-    trie = plan(pack, low or head.weight.dtype)
+    trie = plan(pack)
     with attending(body):
         hidden_TD = body(
             input_ids=pack.tokens_T[None], position_ids=pack.positions_T[None], use_cache=False, trie=trie
@@ -78,9 +75,7 @@ def forward(model: nn.Module, pack: Pack, *, temperature: float = 1.0, scalar: n
         logprobs_M, entropy_U = _Head.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
             hidden_TD[at_U].to(dtype), head.weight.to(dtype), head.bias, row_M, pack.target_M, temperature
         )
-        here_M = pack.here_M
-        values_M = None if scalar is None or here_M is None else scalar(hidden_TD[here_M].float()).squeeze(-1)
-    return Outputs(logprobs_M, entropy_U[row_M], values_M)
+    return Outputs(logprobs_M, entropy_U[row_M])
 
 
 class _Head(torch.autograd.Function):
