@@ -30,6 +30,8 @@ class Outputs:
     """float32: log-probability of each target at the learner's temperature."""
     entropy_M: Tensor
     """float32, without gradient: entropy (nats) of the distribution that predicted it."""
+    values_M: Tensor | None = None
+    """float32: what the scalar head says at each target itself; `None` without a head, and for data without labels."""
 
 
 def parts(model: nn.Module) -> tuple[nn.Module, nn.Linear]:
@@ -56,8 +58,8 @@ def parts(model: nn.Module) -> tuple[nn.Module, nn.Linear]:
     return body, head
 
 
-def forward(model: nn.Module, pack: Pack, *, temperature: float = 1.0) -> Outputs:
-    """Log-probabilities and entropies at a pack's targets; the pack lies on the model's device.
+def forward(model: nn.Module, pack: Pack, *, temperature: float = 1.0, scalar: nn.Linear | None = None) -> Outputs:
+    """Log-probabilities, entropies and the values of a `scalar` head at a pack's targets; all lie on one device.
 
     Runs in the precision of the autocast that surrounds it; the softmax is in float32 always.
     """
@@ -75,7 +77,9 @@ def forward(model: nn.Module, pack: Pack, *, temperature: float = 1.0) -> Output
         logprobs_M, entropy_U = _Head.apply(  # type: ignore[no-untyped-call]  # torch leaves it untyped
             hidden_TD[at_U].to(dtype), head.weight.to(dtype), head.bias, row_M, pack.target_M, temperature
         )
-    return Outputs(logprobs_M, entropy_U[row_M])
+        here_M = pack.here_M
+        values_M = None if scalar is None or here_M is None else scalar(hidden_TD[here_M].float()).squeeze(-1)
+    return Outputs(logprobs_M, entropy_U[row_M], values_M)
 
 
 class _Head(torch.autograd.Function):

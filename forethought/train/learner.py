@@ -35,6 +35,8 @@ class Learner:
         share: compute a prefix that data have in common once.
         recompute: activation checkpointing: keep only each layer's input of the forward pass and compute the rest again
             in the backward pass; less memory, a third more work.
+        head: a scalar head over the last hidden states (`heads.fresh`), trained with what of the model needs a
+            gradient; its losses are in `heads`. It is kept in `state_dict`.
 
     Raises:
         ValueError: a setting outside its range, trainable parameters that are not float32, or a model whose head the
@@ -57,6 +59,7 @@ class Learner:
         temperature: float = 1.0,
         share: bool = True,
         recompute: bool = False,
+        head: nn.Linear | None = None,
     ) -> None:
         if lr <= 0:
             raise ValueError(f"lr is {lr}; it must be above 0")
@@ -70,7 +73,8 @@ class Learner:
             raise ValueError(f"temperature is {temperature}; the learner's must be above 0 (1 for greedy samples)")
         if max_tokens < 2:
             raise ValueError(f"max_tokens is {max_tokens}; a pack needs at least 2 tokens to hold a target")
-        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        named = [*model.named_parameters(), *(head.named_parameters("scalar head") if head else ())]
+        trained = {name: p for name, p in named if p.requires_grad}
         if not trained:
             raise ValueError("no parameter of the model needs a gradient; there is nothing to train")
         if low := next((name for name, p in trained.items() if p.dtype != torch.float32), None):
@@ -86,7 +90,7 @@ class Learner:
                 model, "activation_checkpointing_enable" if newer else "gradient_checkpointing_enable"
             )
             enable({"use_reentrant": False})
-        self.model = model
+        self.model, self.head = model, head
         self.max_tokens, self.temperature, self.share = max_tokens, temperature, share
         self.autocast, self.grad_clip, self.recompute = autocast, grad_clip, recompute
         self.lr, self.warmup, self.decay, self.total = lr, warmup, decay, total
@@ -152,7 +156,7 @@ class Learner:
                 if not len(row.at_M):
                     continue
                 row = row.to(self.device)
-                outputs = forward(self.model, row, temperature=self.temperature)
+                outputs = forward(self.model, row, temperature=self.temperature, scalar=self.head)
                 value, metrics = loss(row, outputs)
                 (value / divisor).backward()
                 total = {"loss": (value.detach() / divisor, torch.ones(()))}
@@ -195,8 +199,9 @@ class Learner:
         return [tuple(row) for row in rows]
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed learner needs besides the model's weights: optimizer, steps, counts."""
-        return {"optimizer": self.optimizer.state_dict(), "steps": self.steps, "counts": dict(self.counts)}
+        """What a resumed learner needs besides the model's weights: optimizer, steps, counts, the scalar head."""
+        state = {"optimizer": self.optimizer.state_dict(), "steps": self.steps, "counts": dict(self.counts)}
+        return state if self.head is None else {**state, "head": self.head.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`'s; settings such as the learning rate are this learner's own."""
@@ -205,6 +210,8 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         for group, beta, decay in zip(self.optimizer.param_groups, betas, decays, strict=True):
             group["betas"], group["weight_decay"] = beta, decay
+        if self.head is not None:
+            self.head.load_state_dict(state["head"])
         self.steps = state["steps"]
         self.counts = dict(state["counts"])
 
