@@ -28,19 +28,25 @@ class Slots:
 
     @property
     def bytes_per_token(self) -> int:
-        """What one position of one row takes, keys and values of all layers."""
-        return 2 * self.layers * self.heads * self.width * self.kv_LRHTD.element_size()
+        """What one position of one row takes, keys and values of all layers and the head's value."""
+        return 2 * self.layers * self.heads * self.width * self.kv_LRHTD.element_size() + self.values_RT.element_size()
 
-    def fit(self, rows: int, length: int, held: int) -> None:
+    def size(self, rows: int, length: int) -> int:
+        """What `rows` rows of `length` positions take, by whole pages."""
+        return rows * -(-length // PAGE) * PAGE * self.bytes_per_token
+
+    def fit(self, rows: int, length: int, held: int, most: int) -> bool:
         """Have room for `rows` rows of `length` positions and not much more; the first `held` rows stay.
 
-        Raises nothing where memory runs out but what torch raises; the rows are then as they were.
+        Rows that are not asked for stay allocated while all take at most `most` bytes. Returns whether the tensors are
+        other ones now.
         """
         old = self.kv_LRHTD
         room = -(-length // PAGE) * PAGE
-        if rows <= old.shape[1] and room <= old.shape[3] <= 2 * room:
-            return
-        rows = max(rows, old.shape[1])
+        if rows <= old.shape[1] and room <= old.shape[3] <= 2 * room and self.bytes <= most:
+            return False
+        if self.size(old.shape[1], room) <= most:
+            rows = max(rows, old.shape[1])
         # Unwritten positions are masked, but a mask of 0 times a stray NaN would be NaN.
         new = old.new_zeros((2 * self.layers, rows, self.heads, room, self.width))
         values_RT = self.values_RT.new_zeros((rows, room))
@@ -48,6 +54,7 @@ class Slots:
         new[:, :held, :, :kept] = old[:, :held, :, :kept]
         values_RT[:held, :kept] = self.values_RT[:held, :kept]
         self.kv_LRHTD, self.values_RT = new, values_RT
+        return True
 
     def release(self) -> None:
         """Give the memory back; there are no rows again."""

@@ -217,8 +217,10 @@ class LocalEngine:
             LocalEngine._driving -= 1
             # A round that is still at work must not find its rows gone.
             COMPUTE.submit(int if LocalEngine._driving else hand_over).result()
-            self._waiters.clear()
             self._loop.forget()
+            for request, (_, bill) in self._waiters.items():
+                bill.book(request.usage)
+            self._waiters.clear()
 
     def _rounds(self) -> list[Sample | Given]:
         """Rounds of work until there is something to tell or somebody waits, another engine too: a change of threads

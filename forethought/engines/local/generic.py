@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,8 +37,18 @@ class _Rows(Cache):  # type: ignore[misc]  # transformers is untyped
         return self._length - self._position_RS.shape[1]
 
 
+@dataclass(slots=True)
+class DecodePlan:
+    """The first B rows of a cache and how long they are."""
+
+    length_B: torch.Tensor
+    kv_LRHTD: torch.Tensor
+
+
 class GenericDecoder:
     """One checkpoint behind the same calls as `llama.LlamaDecoder`."""
+
+    shares = False
 
     def __init__(self, model: torch.nn.Module, dtype: torch.dtype) -> None:
         config: Any = model.config
@@ -87,10 +98,16 @@ class GenericDecoder:
             hidden_RSD = self._extend(token_RS.to(self.device), start_R, kv_LRHTD)
         return [hidden_RSD[row, : len(line)] for row, line in enumerate(tokens)]
 
+    def plan(self, position_B: torch.Tensor, length_B: torch.Tensor, kv_LRHTD: torch.Tensor, _: None) -> DecodePlan:
+        """How the first B rows of this cache go on, which holds all of their `length_B` tokens."""
+        return DecodePlan(length_B.clone(), kv_LRHTD)
+
     @torch.inference_mode()
-    def decode(self, token_B: torch.Tensor, length_B: torch.Tensor, kv_LRHTD: torch.Tensor) -> torch.Tensor:
-        """Last hidden states (B, D) of one more token in each of the first B rows, `length_B` tokens long so far."""
-        return self._extend(token_B.unsqueeze(1), length_B, kv_LRHTD).squeeze(1)
+    def decode(self, token_B: torch.Tensor, plan: DecodePlan) -> torch.Tensor:
+        """Last hidden states (B, D) of one more token in each of the plan's rows, which are a token longer then."""
+        hidden_BD = self._extend(token_B.unsqueeze(1), plan.length_B, plan.kv_LRHTD).squeeze(1)
+        plan.length_B += 1
+        return hidden_BD
 
     @torch.inference_mode()
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from forethought.engines.local.contexts import SharedAttention
 from forethought.engines.local.product import Product
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -32,6 +33,7 @@ def supports(config: Any) -> bool:
         and config.hidden_act == "silu"
         and not getattr(config, "use_sliding_window", False)
         and rope.get("rope_type", "default") in ROPES
+        and rope.get("partial_rotary_factor", 1.0) == 1.0
     )
 
 
@@ -47,8 +49,39 @@ class _Layer:
     down: Product
 
 
+class DecodePlan:
+    """Where each of B rows writes and what it sees, kept from token to token: made anew, it costs a small model as much
+    as a layer."""
+
+    def __init__(
+        self, position_B: torch.Tensor, length_B: torch.Tensor, kv_LRHTD: torch.Tensor, shared: SharedAttention | None
+    ) -> None:
+        batch, (_, _, heads, span, width) = len(length_B), kv_LRHTD.shape
+        rows = batch * heads
+        self.position_B, self.shared = position_B.clone(), shared
+        # The rows of a product are pairs of row and key-value head.
+        self.write_M = torch.arange(rows, device=length_B.device) * span + length_B.repeat_interleave(heads)
+        unseen_MT = torch.arange(span, device=length_B.device) > length_B.repeat_interleave(heads).unsqueeze(1)
+        self.bias_M1T = torch.zeros((rows, 1, span), dtype=kv_LRHTD.dtype, device=length_B.device)
+        self.bias_M1T.masked_fill_(unseen_MT.unsqueeze(1), float("-inf"))
+        self.layers: list[tuple[torch.Tensor, ...]] = []
+        for keys, values in zip(kv_LRHTD[::2], kv_LRHTD[1::2], strict=True):
+            k_MTW, v_MTW = keys.flatten(0, 1)[:rows], values.flatten(0, 1)[:rows]
+            self.layers.append((keys.view(-1, width), values.view(-1, width), k_MTW.transpose(1, 2), v_MTW))
+
+    def advance(self) -> None:
+        """One token more in each row; the caller sees to it that there is room."""
+        self.position_B += 1
+        self.write_M += 1
+        # What a row writes next it sees from then on. At the cache's end the row's plan is made anew before it is used.
+        self.bias_M1T.view(-1).index_fill_(0, self.write_M.clamp(max=self.bias_M1T.numel() - 1), 0.0)
+
+
 class LlamaDecoder:
     """The weights of one checkpoint, fused, packed and in the engine's own number format."""
+
+    shares = True
+    """Can it read prompts that rows share where they stand (`contexts`)?"""
 
     def __init__(self, model: torch.nn.Module, dtype: torch.dtype) -> None:
         config: Any = model.config
@@ -62,7 +95,7 @@ class LlamaDecoder:
         self.context: int = min(config.max_position_embeddings, window or config.max_position_embeddings)
         self._eps = torch.tensor(float(config.rms_norm_eps))
         self._rotary: Any = model.model.rotary_emb  # type: ignore[union-attr]
-        self._cos_TW = self._sin_TW = torch.empty((0, self.width))
+        self._turn_TC = torch.empty((0, self.width // 2), dtype=torch.complex64)
         self.load(model)
 
     @torch.no_grad()
@@ -73,27 +106,38 @@ class LlamaDecoder:
         self.device = self.embed_VD.device
         self._eps = self._eps.to(self.device)
 
-        def product(*linears: torch.nn.Linear, norm: Any = None) -> Product:
-            """The layers' weights as one, the weight of the norm before them multiplied in."""
-            weight = torch.cat([linear.weight.detach() for linear in linears])
+        def pairs(part: torch.Tensor, rotates: bool) -> torch.Tensor:
+            """Heads' rows (or one head's, or their biases) so that what is rotated together stands together."""
+            if not rotates:
+                return part
+            paired: torch.Tensor = part.unflatten(0, (-1, 2, self.width // 2)).transpose(1, 2).flatten(0, 2)
+            return paired
+
+        def product(*linears: torch.nn.Linear, norm: Any = None, turned: int = 0) -> Product:
+            """The layers' weights as one, the weight of the norm before them multiplied in, the first `turned` of them
+            queries and keys that are rotated."""
+            weight = torch.cat([pairs(linear.weight.detach(), at < turned) for at, linear in enumerate(linears)])
             if norm is not None:
                 weight = weight * norm.weight
-            biases = [linear.bias.detach() for linear in linears if linear.bias is not None]
+            biases = [
+                pairs(linear.bias.detach(), at < turned) for at, linear in enumerate(linears) if linear.bias is not None
+            ]
             return Product(weight.to(self.dtype), torch.cat(biases).to(self.dtype) if biases else None)
 
         self.blocks = []
         for layer in inner.layers:
             a, m = layer.self_attn, layer.mlp
+            rotates = bool(getattr(a, "use_rope", True))
             q_norm, k_norm = (
-                norm.weight.detach().to(self.dtype) if norm is not None else None
+                pairs(norm.weight.detach(), rotates).to(self.dtype) if norm is not None else None
                 for norm in (getattr(a, "q_norm", None), getattr(a, "k_norm", None))
             )
             self.blocks.append(
                 _Layer(
-                    product(a.q_proj, a.k_proj, a.v_proj, norm=layer.input_layernorm),
+                    product(a.q_proj, a.k_proj, a.v_proj, norm=layer.input_layernorm, turned=2 * rotates),
                     q_norm,
                     k_norm,
-                    bool(getattr(a, "use_rope", True)),
+                    rotates,
                     product(a.o_proj),
                     product(m.gate_proj, m.up_proj, norm=layer.post_attention_layernorm),
                     product(m.down_proj),
@@ -150,32 +194,40 @@ class LlamaDecoder:
         hidden_ND = self._forward(token_N, position_N.to(self.device), attend)
         return list(hidden_ND.split(counts.tolist()))
 
+    def plan(
+        self,
+        position_B: torch.Tensor,
+        length_B: torch.Tensor,
+        kv_LRHTD: torch.Tensor,
+        shared: SharedAttention | None = None,
+    ) -> DecodePlan:
+        """How the first B rows of this cache go on: their next token's position in the text, and how many tokens of
+        each the cache holds; the others are in `shared`."""
+        return DecodePlan(position_B, length_B, kv_LRHTD, shared)
+
     @torch.inference_mode()
-    def decode(self, token_B: torch.Tensor, length_B: torch.Tensor, kv_LRHTD: torch.Tensor) -> torch.Tensor:
-        """Last hidden states (B, D) of one more token in each of the first B rows, `length_B` tokens long so far."""
-        batch, span = len(token_B), kv_LRHTD.shape[3]
-        groups = self.heads // self.kv_heads
-        heads = torch.arange(self.kv_heads, device=self.device)
-        rows = torch.arange(batch, device=self.device).unsqueeze(1) * self.kv_heads
-        write_M = ((rows + heads) * span + length_B.unsqueeze(1)).flatten()
-        hidden_BT = torch.arange(span, device=self.device) > length_B.unsqueeze(1)
-        bias_BT = torch.zeros((batch, span), dtype=self.dtype, device=self.device)
-        bias_BT.masked_fill_(hidden_BT, float("-inf"))
-        bias_M1T = bias_BT.repeat_interleave(self.kv_heads, 0).unsqueeze(1)
+    def decode(self, token_B: torch.Tensor, plan: DecodePlan) -> torch.Tensor:
+        """Last hidden states (B, D) of one more token in each of the plan's rows, which are a token longer then."""
+        batch, groups, shared = len(token_B), self.heads // self.kv_heads, plan.shared
         scale = self.width**-0.5
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-            keys, values = kv_LRHTD[2 * layer], kv_LRHTD[2 * layer + 1]
-            keys.view(-1, self.width).index_copy_(0, write_M, k.reshape(-1, self.width))
-            values.view(-1, self.width).index_copy_(0, write_M, v.reshape(-1, self.width))
+            keys, values, k_MWT, v_MTW = plan.layers[layer]
+            keys.index_copy_(0, plan.write_M, k.reshape(-1, self.width))
+            values.index_copy_(0, plan.write_M, v.reshape(-1, self.width))
             # One product per key-value head, its queries as rows: nothing is repeated.
-            q_MGW = q.reshape(batch * self.kv_heads, groups, self.width)
-            k_MTW = keys.flatten(0, 1)[: batch * self.kv_heads]
-            v_MTW = values.flatten(0, 1)[: batch * self.kv_heads]
-            scores_MGT = torch.baddbmm(bias_M1T, q_MGW, k_MTW.transpose(1, 2), alpha=scale)
-            return torch.bmm(scores_MGT.softmax(dim=-1), v_MTW).view(batch, self.heads * self.width)
+            scores_MGT = torch.baddbmm(plan.bias_M1T, q.reshape(-1, groups, self.width), k_MWT, alpha=scale)
+            if shared is None:
+                return torch.bmm(scores_MGT.softmax(dim=-1), v_MTW).view(batch, -1)
+            theirs_BHGT = shared.scores(layer, q.reshape(batch, self.kv_heads, groups, self.width), scale)
+            scores_MGT = torch.cat((theirs_BHGT.flatten(0, 1), scores_MGT), dim=-1).softmax(dim=-1)
+            theirs_MGT, own_MGT = scores_MGT.split((shared.length, scores_MGT.shape[-1] - shared.length), dim=-1)
+            out = shared.mix(layer, theirs_MGT.unflatten(0, (batch, -1))).flatten(0, 1)
+            return torch.baddbmm(out, own_MGT, v_MTW).view(batch, -1)
 
-        return self._forward(token_B, length_B, attend)
+        hidden_BD = self._forward(token_B, plan.position_B, attend)
+        plan.advance()
+        return hidden_BD
 
     @torch.inference_mode()
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
@@ -188,7 +240,7 @@ class LlamaDecoder:
         return normed
 
     def _forward(self, token_N: torch.Tensor, position_N: torch.Tensor, attend: Attend) -> torch.Tensor:
-        cos, sin = self._angles(position_N)
+        turn_N1C = self._turns(position_N)
         count, turned = len(token_N), self.heads + self.kv_heads
         x = F.embedding(token_N, self.embed_VD)
         for index, layer in enumerate(self.blocks):
@@ -198,8 +250,8 @@ class LlamaDecoder:
                 q, k = qk[:, : self.heads], qk[:, self.heads :]
                 qk = torch.cat((self._norm(q) * layer.q_norm, self._norm(k) * layer.k_norm), dim=1)
             if layer.rotates:
-                # Half a turn of the roll and the signs in `sin` are transformers' rotate_half.
-                qk = torch.addcmul(qk * cos, qk.roll(self.width // 2, -1), sin)
+                pairs_NHC = torch.view_as_complex(qk.float().unflatten(-1, (-1, 2)))
+                qk = torch.view_as_real(pairs_NHC * turn_N1C).flatten(-2).to(self.dtype)
             x = layer.out(attend(index, qk[:, : self.heads], qk[:, self.heads :], v), x)
             gate, up = layer.gate_up(self._norm(x)).chunk(2, dim=-1)
             x = layer.down(F.silu(gate) * up, x)
@@ -212,13 +264,12 @@ class LlamaDecoder:
         out: torch.Tensor = torch.mul(x, rate, out=torch.empty_like(x))
         return out
 
-    def _angles(self, position_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosine and signed sine (N, 1, width) of each position."""
+    def _turns(self, position_N: torch.Tensor) -> torch.Tensor:
+        """The rotation of each position, (N, 1, width / 2) complex numbers."""
         needed = int(position_N.max()) + 1
-        if needed > len(self._cos_TW):
+        if needed > len(self._turn_TC):
             table = torch.arange(max(256, 2 * needed), device=self.device).unsqueeze(0)
             cos, sin = self._rotary(self.embed_VD.new_zeros(1, dtype=torch.float32), table)
-            sign = torch.ones(self.width, device=self.device)
-            sign[: self.width // 2] = -1
-            self._cos_TW, self._sin_TW = cos[0].to(self.dtype), (sin[0] * sign).to(self.dtype)
-        return self._cos_TW[position_N].unsqueeze(1), self._sin_TW[position_N].unsqueeze(1)
+            half = self.width // 2  # transformers gives each angle twice
+            self._turn_TC = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
+        return self._turn_TC[position_N].unsqueeze(1)

@@ -16,8 +16,10 @@ import numpy as np
 import torch
 
 from forethought.engines.local.cache import Slots
+from forethought.engines.local.contexts import PADDING, Contexts, SharedAttention, worth
 from forethought.engines.local.prefixes import PrefixTree, common
-from forethought.engines.local.sampling import draw, uniforms
+from forethought.engines.local.sampling import Draws, draw, uniforms
+from forethought.engines.local.stops import Stops
 from forethought.engines.usage import Usage
 from forethought.types import Sampling, Stop
 
@@ -40,8 +42,17 @@ class Sample:
     stop: Stop | None = None
     text: str | None = None
     """Up to the stop string it ran into, else `None`: all of its tokens."""
+    shared: int = 0
+    """Tokens of the prefix that stand in a context and not in the row."""
+    place: int = 0
+    """In the contexts, where they are shared."""
     cancelled: bool = False
     usage: Usage = field(default_factory=lambda: Usage(requests=1))
+
+    @property
+    def length(self) -> int:
+        """Tokens that the row itself holds; the last one drawn has not been run through the model."""
+        return len(self.prefix) - self.shared + max(0, len(self.tokens) - 1)
 
 
 @dataclass(eq=False)
@@ -84,9 +95,10 @@ class Loop:
         max_rows: int,
         cache_bytes: int,
     ) -> None:
-        self.decoder, self.ends, self.decode = decoder, ends, decode
+        self.decoder, self.ends, self.stops = decoder, ends, Stops(decode)
         self.max_rows, self.cache_bytes = max_rows, cache_bytes
         self.slots = Slots(decoder.layers, decoder.kv_heads, decoder.width, decoder.dtype, decoder.device)
+        self.contexts: Contexts | None = None
         self.tree = PrefixTree(cache_bytes)
         self.head: tuple[torch.Tensor, float] | None = None
         """Weight (D) and bias of a scalar head over the last hidden states."""
@@ -94,7 +106,8 @@ class Loop:
         self.given: collections.deque[Given] = collections.deque()
         self.rows: list[Sample] = []
         self.peak_bytes = 0
-        self._can_stop: dict[tuple[str, ...], dict[int, bool]] = {}
+        self._reserved = 0
+        """What the rows take when all are as long as they may become."""
         self._fresh: _Batch | None = None
 
     @property
@@ -103,11 +116,14 @@ class Loop:
         return bool(self.samples or self.given or self.rows)
 
     def forget(self) -> None:
-        """Drop every request and the rows' memory; prefixes stay."""
+        """Drop every request, its cost settled, and the rows' memory; prefixes stay."""
+        for row in self.rows:
+            self._settle(row)
         self.samples.clear()
         self.given.clear()
         self.rows.clear()
         self._fresh = None
+        self.contexts = None
         self.slots.release()
         self.tree.limit = self.cache_bytes
 
@@ -119,7 +135,9 @@ class Loop:
         if self.rows:
             self._decode()
         self._admit()
-        self.peak_bytes = max(self.peak_bytes, self.slots.bytes + self.tree.bytes)
+        self.peak_bytes = max(
+            self.peak_bytes, self.slots.bytes + self.tree.bytes + (self.contexts.bytes if self.contexts else 0)
+        )
         for index in reversed(range(len(self.rows))):
             if self.rows[index].stop is not None:
                 left.append(self._leave(index))
@@ -161,7 +179,7 @@ class Loop:
                 continue
             reuse = len(request.tokens) if request.values else request.spans[0][0] - 1
             wanted = unique[request.tokens, reuse]
-            request.usage.reused = len(request.tokens) - request.usage.scored
+            request.usage.reused = max(0, len(request.tokens) - request.usage.scored)
             request.result = _values(request, wanted) if request.values else self._logprobs(request, wanted)
         return list(batch)
 
@@ -181,6 +199,8 @@ class Loop:
         """Compute what of these sequences is not in the tree; first, and once, what several of them share."""
         wanted = list(wanted)
         while shared := self._shared(wanted):
+            if self.slots.size(1, sum(len(item.tokens) for item in shared)) > self.tree.limit:
+                break
             self._compute(shared)
             for item in shared:
                 assert item.kv_LHTD is not None
@@ -270,7 +290,7 @@ class Loop:
             row = self.samples[0]
             length, rows = max(longest, len(row.prefix) + row.limit), len(self.rows) + len(joined) + 1
             new += 0 if row.prefix in groups else len(row.prefix)
-            if rows > 1 and (rows * length * self.slots.bytes_per_token > self.cache_bytes):
+            if rows > 1 and self.slots.size(rows, length) > self.cache_bytes:
                 break
             if joined and new > PREFILL_TOKENS:
                 break
@@ -279,90 +299,135 @@ class Loop:
             groups.setdefault(row.prefix, []).append(row)
         if not joined:
             return
-        room = self.slots.bytes_per_token * (len(self.rows) + len(joined)) * longest
-        self.tree.limit = max(0, self.cache_bytes - room)  # rows come first
+        self._reserved = self.slots.size(len(self.rows) + len(joined), longest)
+        self.tree.limit = max(0, self.cache_bytes - self._reserved)  # rows come first
         self.tree.shrink()
         wanted = {prefix: _Wanted(prefix, len(prefix) - 1, group[0]) for prefix, group in groups.items()}
         self._prefill(wanted.values())
-        held = max(len(row.prefix) + len(row.tokens) for row in (*self.rows, *joined)) + 1
-        self.slots.fit(len(self.rows) + len(joined), held, len(self.rows))
-        order: list[torch.Tensor] = []
-        last_PD = torch.stack([item.hidden_TD[-1] for item in wanted.values() if item.hidden_TD is not None])
-        for (prefix, group), logits_V in zip(groups.items(), self.decoder.logits(last_PD), strict=True):
-            item = wanted[prefix]
+        for item in wanted.values():
             assert item.kv_LHTD is not None
-            self.tree.add(prefix, item.kv_LHTD, item.values_T)
-            start = len(self.rows)
-            self.slots.branch(item.kv_LHTD, item.values_T, slice(start, start + len(group)))
+            self.tree.add(item.tokens, item.kv_LHTD, item.values_T)
+        self._share(groups, wanted)
+        joined = [row for group in groups.values() for row in group]
+        held = max(row.length for row in (*self.rows, *joined)) + 1
+        self._fit(len(self.rows) + len(joined), held)
+        last_PD = torch.stack([item.hidden_TD[-1] for item in wanted.values() if item.hidden_TD is not None])
+        sizes_P = torch.tensor([len(group) for group in groups.values()], device=last_PD.device)
+        for prefix, group in groups.items():
+            item, start, shared = wanted[prefix], len(self.rows), group[0].shared
+            assert item.kv_LHTD is not None
+            values_T = None if item.values_T is None else item.values_T[shared:]
+            self.slots.branch(item.kv_LHTD[:, :, shared:], values_T, slice(start, start + len(group)))
             self.rows += group
-            order += [logits_V] * len(group)
             for row in group:
                 row.usage.reused = len(prefix) - row.usage.prefilled
         self._fresh = None
-        added = self.rows[-len(joined) :]  # group by group, not as they came
-        self._append(added, torch.stack(order), _Batch(added))
+        logits_BV = self.decoder.logits(last_PD).repeat_interleave(sizes_P, 0)
+        self._append(joined, logits_BV, _Batch(joined, self.decoder.device))
+
+    def _share(self, groups: dict[tuple[int, ...], list[Sample]], wanted: dict[tuple[int, ...], _Wanted]) -> None:
+        """Store the prompts of these new rows once for each group, where that pays, and say so in the rows."""
+        sizes = [(len(prefix), len(group)) for prefix, group in groups.items()]
+        if not self.rows:
+            places = worth(sizes, self.slots.bytes_per_token // self.slots.layers) if self.decoder.shares else 0
+            self.contexts = Contexts(places) if places else None
+        if (contexts := self.contexts) is None:
+            return
+        # A prompt with more rows than there are places stands there several times.
+        parts = [
+            (prefix, group[at : at + contexts.places])
+            for prefix, group in groups.items()
+            for at in range(0, len(group), contexts.places)
+        ]
+        live = len({row.place // contexts.places for row in self.rows})
+        count = len(self.rows) + sum(rows for _, rows in sizes)
+        if (live + len(parts)) * contexts.places > PADDING * count:
+            self._part()
+            return
+        prompts = [kv for prefix, _ in parts if (kv := wanted[prefix].kv_LHTD) is not None]
+        for index, (prefix, rows) in zip(contexts.add(prompts, self.rows), parts, strict=True):
+            for at, row in enumerate(rows):
+                row.shared, row.place = len(prefix), index * contexts.places + at
+
+    def _part(self) -> None:
+        """Give every row its own copy of its prompt."""
+        contexts, self.contexts = self.contexts, None
+        if contexts is None or not self.rows:
+            return
+        old_LRHTD, old_RT = self.slots.kv_LRHTD, self.slots.values_RT
+        self.slots.release()
+        longest = max(row.length + row.shared for row in self.rows) + 1
+        self.slots.fit(len(self.rows), longest, held=0, most=self._reserved)
+        for index, row in enumerate(self.rows):
+            own, length, shared = slice(index, index + 1), row.length, row.shared
+            both_LHTD = torch.cat((contexts.of(row), old_LRHTD[:, index, :, :length]), dim=2)
+            values_T = torch.cat((old_RT.new_zeros(shared), old_RT[index, :length]))
+            self.slots.branch(both_LHTD, values_T, own)
+            row.shared = row.place = 0
 
     def _decode(self) -> None:
         """One more token for every row."""
-        batch = self._fresh = self._fresh or _Batch(self.rows)
-        lengths = batch.prefixes + batch.counts - 1
-        self.slots.fit(len(self.rows), int(lengths.max()) + 1, len(self.rows))
+        batch = self._fresh = self._fresh or _Batch(self.rows, self.decoder.device)
+        if self._fit(len(self.rows), int((batch.lengths + batch.counts).max())):
+            batch.plan = None
         device = self.decoder.device
-        length_B = torch.from_numpy(lengths).to(device)
+        if batch.plan is None:
+            positions, lengths = batch.prefixes + batch.counts - 1, batch.lengths + batch.counts - 1
+            shared = None
+            if self.contexts is not None:
+                places = torch.tensor([row.place for row in self.rows], device=device)
+                shared = SharedAttention(self.contexts, places)
+            batch.plan = self.decoder.plan(
+                torch.from_numpy(positions).to(device),
+                torch.from_numpy(lengths).to(device),
+                self.slots.kv_LRHTD,
+                shared,
+            )
         last_B = torch.tensor([row.tokens[-1] for row in self.rows], device=device)
-        hidden_BD = self.decoder.decode(last_B, length_B, self.slots.kv_LRHTD)
+        hidden_BD = self.decoder.decode(last_B, batch.plan)
         if self.head is not None:
-            self.slots.values_RT[torch.arange(len(self.rows), device=device), length_B] = self._values(hidden_BD)
+            at_B = torch.from_numpy(batch.lengths + batch.counts - 1).to(device)
+            self.slots.values_RT[torch.arange(len(self.rows), device=device), at_B] = self._values(hidden_BD)
         self._append(self.rows, self.decoder.logits(hidden_BD), batch)
+
+    def _fit(self, rows: int, length: int) -> bool:
+        """Room for so many rows of this length; the tree may have what they do not take."""
+        moved = self.slots.fit(rows, length, len(self.rows), max(self._reserved, self.cache_bytes - self.tree.bytes))
+        self.tree.limit = max(0, self.cache_bytes - max(self._reserved, self.slots.bytes))
+        return moved
 
     def _append(self, rows: list[Sample], logits_BV: torch.Tensor, batch: _Batch) -> None:
         """Draw the next token of each row and see whether it ends there."""
-        device = logits_BV.device
-        uniform_B = torch.from_numpy(uniforms(batch.seeds, batch.counts)).to(device)
-        tokens_B, logprobs_B = draw(logits_BV, batch.temperature_B.to(device), batch.top_p_B.to(device), uniform_B)
+        uniform_B = torch.from_numpy(uniforms(batch.seeds, batch.counts)).to(logits_BV.device)
+        tokens_B, logprobs_B = draw(logits_BV, uniform_B, batch.draws)
         batch.counts += 1
         for row, token, logprob in zip(rows, tokens_B.tolist(), logprobs_B.tolist(), strict=True):
             row.tokens.append(token)
             row.logprobs.append(logprob)
             if token in self.ends:
                 row.stop = "end"
-            elif row.sampling.stop and (text := self._stopped(row)) is not None:
+            elif row.sampling.stop and (text := self.stops.text(row.tokens, row.sampling.stop)) is not None:
                 row.stop, row.text = "stop", text
             elif len(row.tokens) >= row.limit:
                 row.stop = "length"
 
-    def _stopped(self, row: Sample) -> str | None:
-        """The row's text up to and with the stop string it has just run into, or `None`."""
-        stops = row.sampling.stop
-        # Most tokens hold no stop string's last character, and a token is looked at once.
-        can = self._can_stop.setdefault(stops, {})
-        token = row.tokens[-1]
-        if token not in can:
-            own = self.decode([token])
-            can[token] = not own or "\N{REPLACEMENT CHARACTER}" in own or any(stop[-1] in own for stop in stops)
-        if not can[token]:
-            return None
-        # A stop string of n characters lies within the last n tokens, and one may begin inside the token before.
-        tail = self.decode(row.tokens[-max(map(len, stops)) - 1 :])
-        if not any(stop in tail for stop in stops):
-            return None
-        text = self.decode(row.tokens)
-        hits = [at + len(stop) for stop in stops if (at := text.find(stop)) >= 0]
-        return text[: min(hits)] if hits else None
+    def _settle(self, row: Sample) -> None:
+        row.usage.sampled = len(row.tokens)
+        row.usage.flops += self._flops(len(row.tokens) - 1, len(row.prefix))
 
     def _leave(self, index: int) -> Sample:
         """Row `index` leaves; the last row takes its place. A thought that may go on leaves its prefix in the tree."""
         row = self.rows[index]
-        row.usage.sampled = len(row.tokens)
-        row.usage.flops += self._flops(len(row.tokens) - 1, len(row.prefix))
+        self._settle(row)
         if not row.cancelled and (row.stop != "end" or self.head is not None):
             # The last token was drawn and never run through the model.
             values_T = None if self.head is None else self.slots.values_RT[index]
-            self.tree.add((*row.prefix, *row.tokens[:-1]), self.slots.kv_LRHTD[:, index], values_T)
+            told = (*row.prefix, *row.tokens[:-1])
+            self.tree.add(told, self.slots.kv_LRHTD[:, index], values_T, start=row.shared)
         last = len(self.rows) - 1
         if index != last:
             moved = self.rows[last]
-            self.slots.move(last, index, len(moved.prefix) + len(moved.tokens) - 1)
+            self.slots.move(last, index, moved.length)
             self.rows[index] = moved
         self.rows.pop()
         self._fresh = None
@@ -372,12 +437,14 @@ class Loop:
 class _Batch:
     """What the rows of one batch are drawn with, as arrays; made anew when rows join or leave."""
 
-    def __init__(self, rows: Sequence[Sample]) -> None:
+    def __init__(self, rows: Sequence[Sample], device: torch.device) -> None:
         self.prefixes = np.array([len(row.prefix) for row in rows])
+        self.lengths = self.prefixes - np.array([row.shared for row in rows])
+        """Tokens of the prefixes that stand in the rows themselves."""
         self.counts = np.array([len(row.tokens) for row in rows])
         self.seeds = np.array([row.seed & 0xFFFFFFFFFFFFFFFF for row in rows], dtype=np.uint64)
-        self.temperature_B = torch.tensor([row.sampling.temperature for row in rows])
-        self.top_p_B = torch.tensor([row.sampling.top_p for row in rows])
+        self.draws = Draws.of([row.sampling for row in rows], device)
+        self.plan: Any = None
 
 
 def _values(request: Given, wanted: _Wanted) -> tuple[float, ...]:

@@ -70,21 +70,25 @@ class PrefixTree:
         self._touch([node for node, _ in path])
         return torch.cat(values) if values else None
 
-    def add(self, tokens: Sequence[int], kv_LHTD: torch.Tensor, values_T: torch.Tensor | None) -> None:
+    def add(self, tokens: Sequence[int], kv_LHTD: torch.Tensor, values_T: torch.Tensor | None, start: int = 0) -> None:
         """Hold these tokens; what is new of them is copied, what there was stays, and what is too much is let go.
 
-        `kv_LHTD` and `values_T` are those of all the tokens, from the first on.
+        `kv_LHTD` and `values_T` are those of the tokens from `start` on. Where what stands before is not held any more,
+        neither is this.
         """
         tokens = tuple(tokens)
         path = self._walk(tokens)
         at = sum(count for _, count in path)
+        if at < start:
+            return
         nodes = [node for node, _ in path]
         if path and path[-1][1] < len(nodes[-1].tokens) and at < len(tokens):
             nodes[-1] = self._split(*path[-1])
         if at < len(tokens):
-            own_T = None if values_T is None else values_T[at : len(tokens)].clone()
+            own = slice(at - start, len(tokens) - start)
+            own_T = None if values_T is None else values_T[own].clone()
             parent = nodes[-1] if nodes else None
-            node = _Node(tokens[at:], kv_LHTD[:, :, at : len(tokens)].clone(), own_T, parent)
+            node = _Node(tokens[at:], kv_LHTD[:, :, own].clone(), own_T, parent)
             (parent.children if parent else self._children)[tokens[at]] = node
             self.bytes += node.bytes
             nodes.append(node)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+
+from forethought.types import Sampling
 
 BLOCK = 256
 """Entries in one block of the two-level inverse CDF; a flat cumulative sum over 49,152 costs more than the model."""
@@ -30,27 +35,48 @@ def _mix(x: np.ndarray) -> np.ndarray:
     return np.asarray(x ^ (x >> np.uint64(31)))
 
 
-def draw(
-    logits_BV: torch.Tensor, temperature_B: torch.Tensor, top_p_B: torch.Tensor, uniform_B: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
+@dataclass(frozen=True, slots=True)
+class Draws:
+    """How each of B rows is drawn, ready for `draw`; `None` stands for what no row asks for."""
+
+    greedy_B: torch.Tensor | None
+    all_greedy: bool
+    divisor_B1: torch.Tensor | None
+    """Temperatures, 1 for greedy rows."""
+    top_p_B: torch.Tensor | None
+
+    @classmethod
+    def of(cls, samplings: Sequence[Sampling], device: torch.device) -> Draws:
+        """Those of rows drawn by these settings, on the device where their logits are."""
+        greedy = [sampling.temperature == 0 for sampling in samplings]
+        divisors = [sampling.temperature or 1.0 for sampling in samplings]
+        top_ps = [sampling.top_p for sampling in samplings]
+        return cls(
+            torch.tensor(greedy, device=device) if any(greedy) else None,
+            all(greedy),
+            torch.tensor(divisors, device=device).unsqueeze(1) if set(divisors) != {1.0} else None,
+            torch.tensor(top_ps, device=device) if set(top_ps) != {1.0} else None,
+        )
+
+
+def draw(logits_BV: torch.Tensor, uniform_B: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
     """Tokens (B, int64) and their log-probabilities (B, float32).
 
     Temperature 0 is greedy, its log-probability taken at temperature 1. The log-probability is the model's at the
     row's temperature, before the nucleus is cut out.
     """
-    greedy_B = temperature_B == 0
     scaled_BV = logits_BV.float()
-    if not bool(((temperature_B == 1) | greedy_B).all()):
-        scaled_BV = scaled_BV / torch.where(greedy_B, 1.0, temperature_B).unsqueeze(1)
+    if draws.divisor_B1 is not None:
+        scaled_BV = scaled_BV / draws.divisor_B1
     # One kernel that stays in the cache, row by row: maximum, exponentials and sum apart cost three times as much.
     probs_BV = scaled_BV.softmax(dim=1)
-    if bool(greedy_B.all()):
+    if draws.all_greedy:
         tokens_B = probs_BV.argmax(dim=1)
     else:
-        kept_BV = _nucleus(probs_BV, top_p_B) if bool((top_p_B < 1).any()) else probs_BV
+        kept_BV = probs_BV if draws.top_p_B is None else _nucleus(probs_BV, draws.top_p_B)
         tokens_B = _inverse_cdf(kept_BV, uniform_B)
-        if bool(greedy_B.any()):
-            tokens_B = torch.where(greedy_B, probs_BV.argmax(dim=1), tokens_B)
+        if draws.greedy_B is not None:
+            tokens_B = torch.where(draws.greedy_B, probs_BV.argmax(dim=1), tokens_B)
     return tokens_B, probs_BV.gather(1, tokens_B.unsqueeze(1)).squeeze(1).log()
 
 
@@ -65,16 +91,24 @@ def _nucleus(probs_BV: torch.Tensor, top_p_B: torch.Tensor) -> torch.Tensor:
 def _inverse_cdf(weights_BV: torch.Tensor, uniform_B: torch.Tensor) -> torch.Tensor:
     """The token at which the running sum of weights passes `uniform` of its total; first by block, then inside it."""
     batch, vocab = weights_BV.shape
+    if vocab <= BLOCK:
+        running_BV = weights_BV.cumsum(dim=1)
+        return _within(weights_BV, running_BV, uniform_B.unsqueeze(1) * running_BV[:, -1:]).squeeze(1)
     blocks = -(-vocab // BLOCK)
     if blocks * BLOCK != vocab:
         weights_BV = torch.nn.functional.pad(weights_BV, (0, blocks * BLOCK - vocab))
     weights_BNK = weights_BV.view(batch, blocks, BLOCK)
     running_BN = weights_BNK.sum(dim=2).cumsum(dim=1)
-    wanted_B1 = (uniform_B * running_BN[:, -1]).unsqueeze(1)
+    wanted_B1 = uniform_B.unsqueeze(1) * running_BN[:, -1:]
     block_B1 = torch.searchsorted(running_BN, wanted_B1, right=True).clamp_(max=blocks - 1)
     before_B1 = torch.where(block_B1 > 0, running_BN.gather(1, (block_B1 - 1).clamp(min=0)), 0.0)
     inside_BK = weights_BNK[torch.arange(batch, device=weights_BV.device), block_B1.squeeze(1)]
-    at_B1 = torch.searchsorted(inside_BK.cumsum(dim=1), wanted_B1 - before_B1, right=True).clamp_(max=BLOCK - 1)
-    # Rounding can point past the last token that has any weight: take the block's likeliest then.
-    at_B1 = torch.where(inside_BK.gather(1, at_B1) > 0, at_B1, inside_BK.argmax(dim=1, keepdim=True))
+    at_B1 = _within(inside_BK, inside_BK.cumsum(dim=1), wanted_B1 - before_B1)
     return (block_B1 * BLOCK + at_B1).squeeze(1)
+
+
+def _within(weights_BK: torch.Tensor, running_BK: torch.Tensor, wanted_B1: torch.Tensor) -> torch.Tensor:
+    """Where the running sum passes what is wanted (B, 1)."""
+    at_B1 = torch.searchsorted(running_BK, wanted_B1, right=True).clamp_(max=weights_BK.shape[1] - 1)
+    # Rounding can point past the last token that has any weight: take the likeliest then.
+    return torch.where(weights_BK.gather(1, at_B1) > 0, at_B1, weights_BK.argmax(dim=1, keepdim=True))
