@@ -160,7 +160,7 @@ def test_the_budget_cuts_the_last_chain_and_the_rest_do_not_start() -> None:
         (5, "budget"),
     ]
     assert tree.budget == Budget(tokens=25, used=25, calls=3)
-    assert tree.note == "2 of 5 samples not started: the budget was spent"
+    assert tree.note == "2 of 5 samples not started: the budget was spent; no thought finished"
 
 
 def test_a_length_that_the_budget_did_not_cause_stays_a_length() -> None:
@@ -201,7 +201,7 @@ def test_no_search_exceeds_its_budget_or_loses_a_finished_thought(seed: int) -> 
             if wanted >= sampling.max_tokens:
                 wanted, stop = sampling.max_tokens, "length"
             self.finished += stop in ("end", "stop")
-            return Step("x" * wanted, tokens=(1,) * wanted, stop=stop, sampled=wanted > 0)  # type: ignore[arg-type]
+            return Step("x" * wanted, tokens=(1,) * wanted, stop=stop)  # type: ignore[arg-type]
 
     async def judge(messages: Messages, steps: tuple[Step, ...]) -> Verdict:
         await asyncio.sleep(0)

@@ -18,6 +18,7 @@ class Place:
 
     parent: int
     step: Step | None
+    """`None` at the root, and where the sample that was asked for has not come (yet)."""
     value: float | None = None
     visits: int = 0
     total: float = 0.0
@@ -25,21 +26,52 @@ class Place:
 
 
 class Growth:
-    """Nodes in the order they were added; node 0 is the root, which has no step."""
+    """Nodes in the order they were asked for; node 0 is the root, which has no step."""
 
     def __init__(self, messages: Messages, policy: str) -> None:
         self.messages = messages
         self.policy = policy
         self.places = [Place(parent=-1, step=None)]
 
-    def add(self, parent: int, step: Step, value: float | None = None) -> int:
-        """A new child of `parent`; returns its index."""
+    def add(self, parent: int, step: Step | None = None, value: float | None = None) -> int:
+        """A new child of `parent`; returns its index. Without a step, the place of a sample that was asked for."""
         if not 0 <= parent < len(self.places):
             raise ValueError(f"there is no node {parent} to grow from; the tree has {len(self.places)}")
         index = len(self.places)
         self.places.append(Place(parent, step, value))
         self.places[parent].children.append(index)
         return index
+
+    def graft(self, tree: Tree) -> int:
+        """All of another tree below this root; its node i (1 or more) becomes what is returned plus i."""
+        base = len(self.places) - 1
+        root = self.places[0]
+        for index, node in enumerate(tree.nodes):
+            moved = [base + child for child in node.children]
+            if index:
+                parent = base + node.parent if node.parent else 0
+                self.places.append(Place(parent, node.step, node.value, node.visits, node.total, moved))
+            else:
+                root.visits, root.total = root.visits + node.visits, root.total + node.total
+                root.children += moved
+        return base
+
+    def path(self, node: int) -> list[int]:
+        """Node indices from the root's child down to `node`."""
+        indices = []
+        while node > 0:
+            indices.append(node)
+            node = self.places[node].parent
+        return indices[::-1]
+
+    def steps(self, node: int) -> tuple[Step, ...]:
+        """The thought that ends in `node`."""
+        return tuple(step for index in self.path(node) if (step := self.places[index].step) is not None)
+
+    def slots(self, node: int) -> list[int]:
+        """Where `node` stands: at each place on its path, how many of its siblings were asked for before it."""
+        places = self.places
+        return [places[places[index].parent].children.index(index) for index in self.path(node)]
 
     def back_up(self, node: int, value: float) -> None:
         """One more visit worth `value`, at `node` and at every node above it."""
@@ -50,11 +82,22 @@ class Growth:
             node = place.parent
 
     def freeze(self, budget: Budget, best: int | None = None, note: str = "") -> Tree:
-        """The tree as a record, at any moment of the search."""
+        """The tree as a record, at any moment of the search; places without a step are left out."""
+        if best is not None and (not 0 < best < len(self.places) or self.places[best].step is None):
+            raise ValueError(
+                f"best is node {best}; it must be one of the {len(self.places) - 1} below the root, or None"
+            )
+        kept = [index for index, place in enumerate(self.places) if index == 0 or place.step is not None]
+        index = {old: new for new, old in enumerate(kept)}
         nodes = tuple(
-            Node(place.parent, place.step, place.value, place.visits, place.total, tuple(place.children))
-            for place in self.places
+            Node(
+                index.get(place.parent, -1),
+                place.step,
+                place.value,
+                place.visits,
+                place.total,
+                tuple(index[child] for child in place.children if child in index),
+            )
+            for place in (self.places[old] for old in kept)
         )
-        if best is not None and not 0 < best < len(nodes):
-            raise ValueError(f"best is node {best}; it must be one of the {len(nodes) - 1} below the root, or None")
-        return Tree(self.messages, self.policy, budget, nodes, best, note)
+        return Tree(self.messages, self.policy, budget, nodes, None if best is None else index[best], note)
