@@ -55,6 +55,8 @@ class Hold:
     """For the verdict, until it has come."""
     risk: int | None = None
     """What the call in flight may be spending; `None` between calls."""
+    drawn: int = 0
+    """Samples asked for so far."""
 
 
 class Work:
@@ -98,17 +100,27 @@ class Work:
 
     # What has grown
 
-    def finished(self, node: int) -> bool:
-        """Is this a thought's end?"""
-        step = self.tree.places[node].step
+    def ends(self, step: Step | None) -> bool:
+        """Is this the last step of a thought?"""
         if step is None or not step.sampled or not finished(step):
             return False
         return step.stop == "end" or not self._mark or any(own in step.text for own in self._own)
 
+    def leads(self, step: Step | None) -> bool:
+        """Can a thought go on from here? Not from its end, a limit, a fault, or a step that added nothing."""
+        return step is not None and step.stop == "stop" and bool(step.text) and not self.ends(step)
+
+    def finished(self, node: int) -> bool:
+        """Is this node a thought's end?"""
+        return self.ends(self.tree.places[node].step)
+
     def open(self, node: int) -> bool:
-        """Can a thought go on from here? Not from a limit, a fault, or a step that added nothing."""
-        step = self.tree.places[node].step
-        return step is not None and step.stop == "stop" and bool(step.text) and not self.finished(node)
+        """Can a thought go on from this node?"""
+        return self.leads(self.tree.places[node].step)
+
+    def alive(self, node: int) -> bool:
+        """Has a thought come here without running into a limit or a fault?"""
+        return self.open(node) or self.finished(node)
 
     def thoughts(self, upto: int | None = None) -> list[Thought]:
         """The finished thoughts in the order they were asked for, `upto` a node (included)."""
@@ -138,20 +150,22 @@ class Work:
         Its place, and so its seed, are those of the moment of the call.
         """
         node = self.tree.add(parent)
-        async with self.hold(1, judge=judge) as hold:
+        most = (sampling or self.sampling).max_tokens
+        async with self.hold(1, judge=judge, most=most) as hold:
             if hold is None:
                 return None
             await self.draw(hold, node, sampling)
-            if judge and (self.open(node) or self.finished(node)):
+            if judge and self.alive(node):
                 await self.judge(hold, node, self.tree.steps(node))
         return node
 
-    async def appraise(self, node: int) -> bool:
-        """Have `node`, drawn before, judged; False where the budget is spent."""
+    async def appraise(self, node: int) -> int | None:
+        """Have `node`, drawn before, judged; `None` where the budget is spent."""
         async with self.hold(0, judge=True) as hold:
-            if hold is not None:
-                await self.judge(hold, node, self.tree.steps(node))
-        return hold is not None
+            if hold is None:
+                return None
+            await self.judge(hold, node, self.tree.steps(node))
+        return node
 
     async def draw(self, hold: Hold, node: int, sampling: Sampling | None = None) -> Step:
         """The step that leads to `node`, a place without one, from `hold`."""
@@ -163,6 +177,8 @@ class Work:
 
     async def sample(self, hold: Hold, prefix: tuple[Step, ...], sampling: Sampling) -> Step:
         """One sample from `hold`; its stop is `budget` where the hold was too small for all of `max_tokens`."""
+        self._asked += hold.drawn > 0
+        hold.drawn += 1
         room = hold.risk = min(sampling.max_tokens, hold.room)
         step = await self._engine.sample(self._messages, prefix, replace(sampling, max_tokens=room))
         cost = spent(step, room)
@@ -195,11 +211,11 @@ class Work:
         """
         kept = self._verify_tokens if judge else 0
         wanted = samples * (most or self.sampling.max_tokens) + kept
-        self._asked += samples
+        self._asked += samples > 0
         granted = await self._reserve(wanted) if wanted else 0
         if granted < kept + (samples > 0):
             self._settle(granted, 0, calls=0)
-            self._refused += samples
+            self._refused += samples > 0
             yield None
             return
         hold = Hold(granted - kept, kept)
