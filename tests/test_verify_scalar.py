@@ -10,17 +10,17 @@ from typing import Any
 
 import pytest
 import torch
+from judges import ASKED, ask
 
 from forethought.engines.local import LocalEngine, TinyConfig
 from forethought.engines.local.tiny import build
 from forethought.engines.usage import counting
 from forethought.thought.tokens import render
-from forethought.types import Messages, Sampling, Step, Verdict, user
+from forethought.types import Messages, Sampling, Step, Verdict
 from forethought.verify.heads import AGGREGATES, Aggregate, Head
 from forethought.verify.scalar import bradley_terry, outcome, process, value
 from forethought.verify.verdict import Verify, aggregated, judged, sigmoid
 
-ASKED = user("3 + 4 = ?")
 WORKED = (Step("<think>\n"), Step("3 + 4 = 7\n"), Step("</think>\n"), Step("\\boxed{7}"))
 WIDTH = 32
 
@@ -48,13 +48,6 @@ def by_hand(tiny: tuple[Any, Any], weights: Head, messages: Messages, steps: tup
         hidden_TD = model.model(torch.tensor([tokens])).last_hidden_state[0]
     logits_T = hidden_TD @ torch.tensor(weights.weight) + weights.bias
     return [float(logits_T[end - 1]) for _, end in spans]
-
-
-def ask(verify: Verify, *thoughts: tuple[Step, ...]) -> list[Verdict]:
-    async def all_at_once() -> list[Verdict]:
-        return list(await asyncio.gather(*(verify(ASKED, steps) for steps in thoughts)))
-
-    return asyncio.run(all_at_once())
 
 
 def near(expected: Any) -> Any:

@@ -81,11 +81,12 @@ def value(engine: LocalEngine, head: Head, *, answer: Answer = answer_of) -> Ver
     """A value head on the policy's own trunk: `engine` is the one that samples, so that judging a step costs no more
     than its last token, which was drawn and not yet read.
 
-    `score` is the value at the last step, a probability of success; `steps` are those on the way.
+    `steps` are the values at the ends of the steps, each a probability of success, `score` the last of them (or what
+    the head's `aggregate` says).
     """
     if head.kind != "value":
         raise ValueError(f"the head's kind is {head.kind!r}; a value head has kind='value'")
-    return process(engine, head, aggregate="last", answer=answer)
+    return process(engine, head, answer=answer)
 
 
 def _holds(step: Step) -> bool:
