@@ -157,7 +157,7 @@ def test_the_extra_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, cli
 
 def test_a_servers_key_comes_from_one_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[str | None] = []
-    monkeypatch.setattr("forethought.engines.open.connect", lambda url, *, api_key: given.append(api_key))
+    monkeypatch.setattr("forethought.engines.open.connect", lambda url, *, api, api_key: given.append(api_key))
     monkeypatch.setenv("OPENAI_API_KEY", "not for us")
     open_engine("http://127.0.0.1:1/v1#m")
     monkeypatch.setenv("FORETHOUGHT_API_KEY", "ours")

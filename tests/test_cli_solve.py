@@ -136,11 +136,12 @@ def test_a_prompt_longer_than_the_context_is_refused(cli: Cli) -> None:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Says 4, whatever is asked."""
+    """Says 4 to a conversation and 5 to a plain prompt."""
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        choice = {"message": {"role": "assistant", "content": "<think>\n2 + 2\n</think>\n\\boxed{4}"}}
+        said = {"role": "assistant", "content": "<think>\n2 + 2\n</think>\n\\boxed{4}"}
+        choice: dict[str, Any] = {"text": "\\boxed{5}"} if "prompt" in asked else {"message": said}
         choices = [{"index": i, "finish_reason": "stop", **choice} for i in range(asked.get("n", 1))]
         answer = json.dumps({"choices": choices, "usage": {"prompt_tokens": 5, "completion_tokens": 9}}).encode()
         self.send_response(200 if self.headers["Authorization"] == "Bearer sesame" else 401)
@@ -173,6 +174,20 @@ def test_a_model_behind_a_url(cli: Cli, server: str, monkeypatch: pytest.MonkeyP
     assert said.status == 0
     assert "100.0 [100.0, 100.0]" in said.out
     assert "sesame" not in "".join(path.read_text() for path in (tmp_path / "run").glob("*.*"))
+
+
+def test_api_says_how_a_server_is_asked(cli: Cli, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("FORETHOUGHT_API_KEY", "sesame")
+    asked = ["--k", "1", "--model", f"http://{server}/v1#m", "--api"]
+    assert cli("solve", "2+2?", *asked, "completions").out == "5\n"  # what the server says to a plain prompt
+    (tmp_path / "p.jsonl").write_text('{"question": "2+2?", "answer": 5}\n')
+    said = cli("eval", "--problems", "p.jsonl", *asked, "completions", "--out", "run")
+    assert "100.0 [100.0, 100.0]" in said.out
+    local = cli("solve", "?", "--model", "tiny", "--api", "tokens")
+    assert "api is 'tokens', and tiny is not behind a server" in local.error
+    refused = cli("solve", "?", *asked, "responses")
+    assert refused.status == 2
+    assert "Invalid choice" in refused.err
 
 
 def test_a_password_in_a_url_is_not_shown(tmp_path: Path) -> None:

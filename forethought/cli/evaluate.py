@@ -18,6 +18,7 @@ from tqdm import tqdm
 from forethought.cli.model import UNTRAINED, Instruct, instructed, instructs, is_untrained, opened
 from forethought.cli.runs import again, config_of, resumed, typed
 from forethought.cli.terminal import say, tell
+from forethought.engines.http_body import Api
 from forethought.engines.open import described, find, public
 from forethought.problems import Split, Task, open_task
 from forethought.recipes.run import folder_of, write_config
@@ -71,6 +72,10 @@ class Config:
     """Problems at work at one time."""
     dtype: Annotated[str, tyro.conf.arg(metavar="auto|bf16|fp32")] = "auto"
     """What to compute in."""
+    api: Annotated[
+        Api | None, tyro.conf.arg(metavar="chat|completions|tokens", help_behavior_hint="(default: chat)")
+    ] = None
+    """How a server is asked: by its chat template, by plain text, or by token ids."""
     out: Annotated[str, tyro.conf.arg(metavar="RUN", help_behavior_hint="(default: runs/eval-TIME)")] = ""
     """The run's folder."""
 
@@ -157,7 +162,7 @@ async def _draw(config: Config, task: Task, problems: Sequence[Problem], samplin
 
         # The writer never flushes by itself: a problem must not be cut in two, or it would count as drawn.
         with store.writer(RUN, rows=1 << 40, size=1 << 60) as writer:
-            async with opened(config.model, config.dtype) as engine:
+            async with opened(config.model, config.dtype, config.api) as engine:
                 stream = rollout(
                     problems,
                     engine,

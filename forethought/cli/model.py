@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Literal
 
 from forethought.engines.http import HttpEngine
+from forethought.engines.http_body import Api
 from forethought.engines.models import resolve
 from forethought.engines.open import is_trained_here, open_engine
 from forethought.thought.marks import INSTRUCTION
@@ -17,9 +18,9 @@ UNTRAINED = "tiny knows nothing until it is trained: forethought demo --model ti
 
 
 @asynccontextmanager
-async def opened(model: str, dtype: str) -> AsyncIterator[Engine]:
+async def opened(model: str, dtype: str, api: Api | None) -> AsyncIterator[Engine]:
     """The engine, its connections closed afterwards."""
-    engine = open_engine(model, dtype=dtype)
+    engine = open_engine(model, dtype=dtype, api=api)
     try:
         yield engine
     finally:

@@ -12,6 +12,7 @@ import tyro
 
 from forethought.cli.model import UNTRAINED, Instruct, instructed, instructs, is_untrained, opened
 from forethought.cli.terminal import say, tell, unknown
+from forethought.engines.http_body import Api
 from forethought.problems import final_answer
 from forethought.scaling.words import counted
 from forethought.search.best_of_n import best_of_n
@@ -50,6 +51,10 @@ class Options:
     """Ask for a thought between think marks and a boxed answer; auto: unless the model is tiny or was trained here."""
     dtype: Annotated[str, tyro.conf.arg(metavar="auto|bf16|fp32")] = "auto"
     """What to compute in."""
+    api: Annotated[
+        Api | None, tyro.conf.arg(metavar="chat|completions|tokens", help_behavior_hint="(default: chat)")
+    ] = None
+    """How a server is asked: by its chat template, by plain text, or by token ids."""
 
 
 def solve(words: list[str]) -> int:
@@ -75,7 +80,7 @@ def solve(words: list[str]) -> int:
         tell(UNTRAINED)
 
     async def search() -> tuple[Tree, float]:
-        async with opened(options.model, options.dtype) as engine:
+        async with opened(options.model, options.dtype, options.api) as engine:
             tell(
                 f"up to {n} thoughts of {options.max_tokens} tokens, {budget.tokens:,} in all" if n > 1 else "1 thought"
             )

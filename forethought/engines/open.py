@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from forethought.engines.http import connect
+from forethought.engines.http_body import Api
 from forethought.engines.models import MODELS, Resolved, resolve
 from forethought.types import Engine
 
@@ -56,23 +57,34 @@ def is_trained_here(model: str) -> bool:
     return found.kind == "tiny" or (found.kind == "path" and (Path(found.value) / "state.json").is_file())
 
 
-def open_engine(model: str, *, dtype: str = "auto", api_key: str | None = None, max_rows: int | None = None) -> Engine:
+def open_engine(
+    model: str,
+    *,
+    dtype: str = "auto",
+    api: Api | None = None,
+    api_key: str | None = None,
+    max_rows: int | None = None,
+) -> Engine:
     """The engine over whatever `model` means (`models.resolve`; the folder of a run is its newest checkpoint).
 
     Args:
         model: `smollm2-135m`, `tiny`, a checkpoint or a run, a hub's `org/name`, or `http://host:port/v1#model-name`.
         dtype: auto, bf16 or fp32, for weights that are computed with here.
+        api: how a server is asked: chat (where None is given), completions or tokens.
         api_key: of a server; else that of the environment's `FORETHOUGHT_API_KEY`, and no other variable's.
         max_rows: samples that are decoded together, for weights that are computed with here; by default 256 for models
             below 10 million parameters, else 128.
 
     Raises:
-        ValueError: an unknown model, one that does not load, or torch or transformers not installed.
+        ValueError: an unknown model, one that does not load, an `api` for one that is not behind a server, or torch or
+            transformers not installed.
         FetchError: the embedded model could not be fetched.
     """
     found = find(model)
     if found.kind == "http":
-        return connect(found.value, api_key=api_key or os.environ.get(KEY))
+        return connect(found.value, api=api or "chat", api_key=api_key or os.environ.get(KEY))
+    if api is not None:
+        raise ValueError(f"api is {api!r}, and {model} is not behind a server: leave it out, or name a URL")
     with needing_weights(model):
         from forethought.engines.local import open_local
     return open_local(found.value, dtype=dtype, max_rows=max_rows, label=label_of(found))
