@@ -320,7 +320,7 @@ class Loop:
             self.slots.branch(item.kv_LHTD[:, :, shared:], values_T, slice(start, start + len(group)))
             self.rows += group
             for row in group:
-                row.usage.reused = len(prefix) - row.usage.prefilled
+                row.usage.reused = max(0, len(prefix) - row.usage.prefilled)
         self._fresh = None
         logits_BV = self.decoder.logits(last_PD).repeat_interleave(sizes_P, 0)
         self._append(joined, logits_BV, _Batch(joined, self.decoder.device))
@@ -339,11 +339,15 @@ class Loop:
             for prefix, group in groups.items()
             for at in range(0, len(group), contexts.places)
         ]
-        live = len({row.place // contexts.places for row in self.rows})
+        stored = len({row.place // contexts.places for row in self.rows}) + len(parts)
         count = len(self.rows) + sum(rows for _, rows in sizes)
-        if (live + len(parts)) * contexts.places > PADDING * count:
+        longest = max([*contexts.lengths, *(length for length, _ in sizes)])
+        own = max(row.limit for group in (self.rows, *groups.values()) for row in group)
+        taken = stored * longest * self.slots.bytes_per_token + self.slots.size(count, own)
+        if stored * contexts.places > PADDING * count or taken > self.cache_bytes:
             self._part()
             return
+        self._reserved = max(self._reserved, taken)
         prompts = [kv for prefix, _ in parts if (kv := wanted[prefix].kv_LHTD) is not None]
         for index, (prefix, rows) in zip(contexts.add(prompts, self.rows), parts, strict=True):
             for at, row in enumerate(rows):
@@ -391,9 +395,12 @@ class Loop:
         self._append(self.rows, self.decoder.logits(hidden_BD), batch)
 
     def _fit(self, rows: int, length: int) -> bool:
-        """Room for so many rows of this length; the tree may have what they do not take."""
-        moved = self.slots.fit(rows, length, len(self.rows), max(self._reserved, self.cache_bytes - self.tree.bytes))
-        self.tree.limit = max(0, self.cache_bytes - max(self._reserved, self.slots.bytes))
+        """Room for so many rows of this length; the tree may have what they and their prompts do not take."""
+        shared = self.contexts.bytes if self.contexts else 0
+        most = max(self._reserved, self.cache_bytes - self.tree.bytes) - shared
+        moved = self.slots.fit(rows, length, len(self.rows), most)
+        self.tree.limit = max(0, self.cache_bytes - max(self._reserved, self.slots.bytes + shared))
+        self.tree.shrink()
         return moved
 
     def _append(self, rows: list[Sample], logits_BV: torch.Tensor, batch: _Batch) -> None:
