@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv$(patsubst %,-%,$(filter-out python3,$(notdir $(PYTHON))))
 WORKERS ?= 2
 ARGS ?=
+BENCH ?= sampling grpo_vs_trl tree_training
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable
@@ -19,7 +20,7 @@ help:
 	@echo "make test-slow  the tests that take minutes or fetch the pretrained model"
 	@echo "make lint       ruff, ruff format --check, mypy --strict, files over 400 lines"
 	@echo "make format     let ruff rewrite the code"
-	@echo "make bench      rollouts a second against TRL and generate"
+	@echo "make bench      sampling, GRPO and tree training against what else there is (BENCH=sampling for one of them)"
 	@echo "make setup      only make $(VENV) and install into it"
 	@echo "make clean      remove environments and caches"
 
@@ -45,7 +46,7 @@ format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.installed-bench
-	$(BIN)/python benchmarks/rollouts.py $(ARGS)
+	@status=0; for name in $(BENCH); do $(BIN)/python benchmarks/$$name.py $(ARGS) || status=1; done; exit $$status
 
 clean:
 	rm -rf .venv .venv-* build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache
