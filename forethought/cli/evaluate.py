@@ -72,6 +72,8 @@ class Config:
     """Problems at work at one time."""
     dtype: Annotated[str, tyro.conf.arg(metavar="auto|bf16|fp32")] = "auto"
     """What to compute in."""
+    cache_gib: Annotated[float, tyro.conf.arg(metavar="GIB")] = 2.0
+    """Most memory for keys and values, of a model that is computed with here."""
     api: Annotated[
         Api | None, tyro.conf.arg(metavar="chat|completions|tokens", help_behavior_hint="(default: chat)")
     ] = None
@@ -162,7 +164,7 @@ async def _draw(config: Config, task: Task, problems: Sequence[Problem], samplin
 
         # The writer never flushes by itself: a problem must not be cut in two, or it would count as drawn.
         with store.writer(RUN, rows=1 << 40, size=1 << 60) as writer:
-            async with opened(config.model, config.dtype, config.api) as engine:
+            async with opened(config.model, config.dtype, config.api, config.cache_gib) as engine:
                 stream = rollout(
                     problems,
                     engine,

@@ -18,9 +18,9 @@ UNTRAINED = "tiny knows nothing until it is trained: forethought demo --model ti
 
 
 @asynccontextmanager
-async def opened(model: str, dtype: str, api: Api | None) -> AsyncIterator[Engine]:
+async def opened(model: str, dtype: str, api: Api | None, cache_gib: float) -> AsyncIterator[Engine]:
     """The engine, its connections closed afterwards."""
-    engine = open_engine(model, dtype=dtype, api=api)
+    engine = open_engine(model, dtype=dtype, api=api, cache_bytes=int(cache_gib * 2**30))
     try:
         yield engine
     finally:

@@ -51,6 +51,8 @@ class Options:
     """Ask for a thought between think marks and a boxed answer; auto: unless the model is tiny or was trained here."""
     dtype: Annotated[str, tyro.conf.arg(metavar="auto|bf16|fp32")] = "auto"
     """What to compute in."""
+    cache_gib: Annotated[float, tyro.conf.arg(metavar="GIB")] = 2.0
+    """Most memory for keys and values, of a model that is computed with here."""
     api: Annotated[
         Api | None, tyro.conf.arg(metavar="chat|completions|tokens", help_behavior_hint="(default: chat)")
     ] = None
@@ -80,7 +82,7 @@ def solve(words: list[str]) -> int:
         tell(UNTRAINED)
 
     async def search() -> tuple[Tree, float]:
-        async with opened(options.model, options.dtype, options.api) as engine:
+        async with opened(options.model, options.dtype, options.api, options.cache_gib) as engine:
             tell(
                 f"up to {n} thoughts of {options.max_tokens} tokens, {budget.tokens:,} in all" if n > 1 else "1 thought"
             )

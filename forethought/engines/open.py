@@ -64,6 +64,7 @@ def open_engine(
     api: Api | None = None,
     api_key: str | None = None,
     max_rows: int | None = None,
+    cache_bytes: int | None = None,
 ) -> Engine:
     """The engine over whatever `model` means (`models.resolve`; the folder of a run is its newest checkpoint).
 
@@ -74,6 +75,7 @@ def open_engine(
         api_key: of a server; else that of the environment's `FORETHOUGHT_API_KEY`, and no other variable's.
         max_rows: samples that are decoded together, for weights that are computed with here; by default 256 for models
             below 10 million parameters, else 128.
+        cache_bytes: most memory for keys and values, kept prefixes included, of the same; by default 2 GiB.
 
     Raises:
         ValueError: an unknown model, one that does not load, an `api` for one that is not behind a server, or torch or
@@ -87,7 +89,7 @@ def open_engine(
         raise ValueError(f"api is {api!r}, and {model} is not behind a server: leave it out, or name a URL")
     with needing_weights(model):
         from forethought.engines.local import open_local
-    return open_local(found.value, dtype=dtype, max_rows=max_rows, label=label_of(found))
+    return open_local(found.value, dtype=dtype, max_rows=max_rows, cache_bytes=cache_bytes, label=label_of(found))
 
 
 def public(model: str) -> str:

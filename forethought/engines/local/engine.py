@@ -37,8 +37,8 @@ class LocalEngine:
 
     `dtype` "auto" is bfloat16 where the machine is fast at it and the model is not small. The engine keeps its own
     copy of the weights: call `update` after training has changed them. At most `max_rows` samples are decoded together
-    (256 for models below 10 million parameters, else 128), and `cache_bytes` bounds keys and values: rows that do not
-    fit wait, and prefixes of earlier requests, kept for whoever continues them, make way for rows.
+    (256 for models below 10 million parameters, else 128), and `cache_bytes` (2 GiB) bounds keys and values: rows that
+    do not fit wait, and prefixes of earlier requests, kept for whoever continues them, make way for rows.
 
     Reproducibility: with a seed per request, the same requests submitted together give the same steps. In fp32 a row's
     numbers may differ in the last bits when other rows share its batch, since products are blocked by batch size.
@@ -55,8 +55,9 @@ class LocalEngine:
         name: str,
         dtype: torch.dtype | str = "auto",
         max_rows: int | None = None,
-        cache_bytes: int = CACHE_BYTES,
+        cache_bytes: int | None = None,
     ) -> None:
+        cache_bytes = CACHE_BYTES if cache_bytes is None else cache_bytes
         if cache_bytes < 1:
             raise ValueError(f"cache_bytes is {cache_bytes}; keys and values need some, by default {CACHE_BYTES}")
         self._parameters = sum(parameter.numel() for parameter in model.parameters())

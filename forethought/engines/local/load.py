@@ -55,11 +55,13 @@ def open_local(
     tiny: TinyConfig | None = None,
     dtype: str = "auto",
     max_rows: int | None = None,
+    cache_bytes: int | None = None,
     label: str | None = None,
 ) -> LocalEngine:
     """An engine over the model called `name`, as `load_model` knows it."""
     model, tokenizer = load_model(name, tiny=tiny)
-    return LocalEngine(model, tokenizer, name=label or Path(name).name, dtype=dtype, max_rows=max_rows)
+    label = label or Path(name).name
+    return LocalEngine(model, tokenizer, name=label, dtype=dtype, max_rows=max_rows, cache_bytes=cache_bytes)
 
 
 def _read(source: str | Path) -> tuple[Any, Any]:
