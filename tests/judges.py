@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from forethought.engines.scripted import Reply, Script, Scripted, always
 from forethought.engines.usage import Bill, Usage
 from forethought.types import Messages, Sampling, Step, Verdict, user
-from forethought.verify.verdict import Verify
+from forethought.verify.verdict import Opened, Verify
 
 ASKED = user("3 + 4 = ?")
 THOUGHT = (Step("<think>\n"), Step("3 + 4 = 8\n"), Step("so 8\n</think>\n"), Step("\\boxed{8}"))
@@ -69,6 +69,10 @@ def ask(verify: Verify, *thoughts: tuple[Step, ...]) -> list[Verdict]:
     """Verdicts on these thoughts, all asked for at once."""
 
     async def all_at_once() -> list[Verdict]:
-        return list(await asyncio.gather(*(verify(ASKED, steps) for steps in thoughts)))
+        try:
+            return list(await asyncio.gather(*(verify(ASKED, steps) for steps in thoughts)))
+        finally:
+            if isinstance(verify, Opened):
+                await verify.close()
 
     return asyncio.run(all_at_once())

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from statistics import fmean
+from types import TracebackType
+from typing import Self
 
 from forethought.engines.usage import counting, judging
 from forethought.types import Messages, Step, Verdict
@@ -59,6 +61,31 @@ def judged(judge: Verify, *, answer: Callable[[str], str | None] = answer_of) ->
         )
 
     return verify
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A verifier that may hold connections: called as any other, and closed (or used as `async with`) at the end."""
+
+    verify: Verify
+    holds: tuple[Callable[[], Awaitable[None]], ...] = ()
+    """What closes them, in the running loop."""
+
+    async def __call__(self, messages: Messages, steps: tuple[Step, ...]) -> Verdict:
+        return await self.verify(messages, steps)
+
+    async def close(self) -> None:
+        """Close the running loop's connections; the verifier can be used again, and opens new ones."""
+        for close in self.holds:
+            await close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
 
 
 def finite(score: float | None) -> float | None:
