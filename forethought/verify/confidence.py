@@ -34,10 +34,7 @@ def confidence(
     group. Only sampled tokens count. It costs nothing, save where the steps came without log-probabilities and an
     `engine` is given that can tell them; without one such a thought cannot be judged.
     """
-    if measure not in get_args(Measure):
-        raise ValueError(f"measure is {measure!r}; confidence knows {', '.join(get_args(Measure))}")
-    if window < 1:
-        raise ValueError(f"window is {window}; a group has at least 1 token")
+    check(measure, window)
 
     async def judge(messages: Messages, steps: tuple[Step, ...]) -> Verdict:
         rows = [step.logprobs for step in steps]
@@ -57,21 +54,29 @@ def confidence(
     return judged(judge, answer=answer)
 
 
-def measured(logprobs: Sequence[float], measure: Measure, window: int) -> float:
-    """The measure of a thought's log-probabilities (nats), at least one."""
+def check(measure: str, window: int) -> None:
+    """Refuse a measure that is none, and a window without a token."""
+    if measure not in get_args(Measure):
+        raise ValueError(f"measure is {measure!r}; confidence knows {', '.join(get_args(Measure))}")
+    if window < 1:
+        raise ValueError(f"window is {window}; a group has at least 1 token")
+
+
+def measured(tokens: Sequence[float], measure: Measure, window: int) -> float:
+    """The measure of what a thought's tokens say (log-probabilities in nats, or a certainty), at least one."""
     if measure == "mean":
-        return fmean(logprobs)
-    groups = _groups(logprobs, min(window, len(logprobs)))
+        return fmean(tokens)
+    groups = _groups(tokens, min(window, len(tokens)))
     if measure == "tail":
         return groups[-1]
     return fmean(sorted(groups)[: 1 if measure == "lowest" else math.ceil(len(groups) / 10)])
 
 
-def _groups(logprobs: Sequence[float], window: int) -> list[float]:
+def _groups(tokens: Sequence[float], window: int) -> list[float]:
     """The mean of each `window` neighbours, by a running sum."""
-    total = math.fsum(logprobs[:window])
+    total = math.fsum(tokens[:window])
     means = [total / window]
-    for left, entered in zip(logprobs, logprobs[window:], strict=False):
+    for left, entered in zip(tokens, tokens[window:], strict=False):
         total += entered - left
         means.append(total / window)
     return means
