@@ -6,7 +6,7 @@
         head.json           {"kind": …, "aggregate": …, "bias": …}; written last
 
 A head says `weight · hidden + bias` at a token. For `outcome`, `process` and `value` that is the logit of a
-probability (they are trained by binary cross-entropy, on hard or soft labels), for `bradley_terry` it is a reward.
+probability, for `bradley_terry` it is a reward.
 """
 
 from __future__ import annotations
