@@ -191,13 +191,11 @@ def test_no_question_is_both_learned_from_and_held_out(trunk: str, drawn: str, t
     assert len(all_but) == len({str(trace.messages) for trace in traces}) // 2
 
 
-def test_so_many_right_and_wrong_thoughts_of_a_problem_each_text_once(trunk: str, drawn: str, tmp_path: Path) -> None:
+def test_so_many_right_and_wrong_thoughts_of_a_problem(trunk: str, drawn: str, tmp_path: Path) -> None:
     group = traces_of(drawn)[:4]
     assert [trace.reward for trace in group] == [1, 0, 1, 0]
-    assert group[0].text == group[2].text
     units = verifier._units([group], config(trunk, tmp_path), TOKENIZER)
-    wrong = {trace.text for trace in group if trace.reward == 0}
-    assert len(units) == 1 + len(wrong)
+    assert sorted(unit[0].labels[-1] for unit in units) == [0.0, 0.0, 1.0, 1.0]
     one = verifier._units([group], config(trunk, tmp_path, per_problem=1), TOKENIZER)
     assert [unit[0].labels[-1] for unit in one] == [1.0, 0.0]
     (pair,) = verifier._units([group], config(trunk, tmp_path, kind="bradley_terry"), TOKENIZER)
@@ -256,7 +254,7 @@ def test_what_is_asked_wrongly_is_refused_before_anything_is_learned(trunk: str,
     refuses("a verdict of 'mc'; they have grade", labels="mc")
     with open_store(tmp_path / "two").writer("first") as writer:
         writer.extend(open_store(drawn).traces(min_reward=1.0))
-    refuses("all 6 labels are right", store=str(tmp_path / "two"), eval_problems=6)
+    refuses("all 12 labels are right", store=str(tmp_path / "two"), eval_problems=6)
     with open_store(tmp_path / "two").writer("second") as writer:
         step = replace(next(open_store(drawn).traces()).steps[0], tokens=(100_000,))
         writer.append(replace(next(open_store(drawn).traces()), steps=(step,)))

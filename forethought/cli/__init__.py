@@ -13,7 +13,9 @@ from forethought.cli.terminal import tell, unknown
 COMMANDS = {
     "demo": ("train", "teach a model to think, let it think longer, report what both bought"),
     "solve": ("solve", "answer one question, thinking as long as you allow"),
-    "train": ("train", "teach a model: sft, star, grpo"),
+    "train": ("train", "teach a model: sft, star, grpo, or a verifier"),
+    "label": ("label", "label the steps of thoughts: what is right, or what comes of going on from there"),
+    "verify": ("verify", "train a verifier, or have one judge the thoughts of a store"),
     "eval": ("evaluate", "measure a model on problems whose answers can be checked"),
     "report": ("report", "write a run's report again from what it measured"),
     "models": ("models", "which models there are, and how to name any other"),

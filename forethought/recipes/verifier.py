@@ -79,7 +79,7 @@ class Config(Settings):
     eval_temperature: float = 1.0
     """Of the thoughts that are drawn, those to learn from included."""
     per_problem: int = 8
-    """Most right and most wrong thoughts of one problem, each text once."""
+    """Most right and most wrong thoughts of one problem."""
     balance: bool = True
     """Right and wrong labels weigh the same; the head's bias is then set to the odds there are (outcome, process)."""
     margin: float = 0.0
@@ -257,11 +257,10 @@ def _units(groups: Sequence[Sequence[Trace]], config: Config, tokenizer: Any) ->
     """What a batch is made of: single thoughts or, to be compared, the thoughts of one problem."""
     units: list[list[Datum]] = []
     for number, group in enumerate(groups):
-        texts = {trace.text: trace for trace in group}
         rng = random.Random(f"{config.seed}/{group[0].problem_id}")
         data: list[Datum] = []
         for side in (True, False):
-            own = [trace for trace in texts.values() if (trace.reward == 1) == side]
+            own = [trace for trace in group if (trace.reward == 1) == side]
             for trace in rng.sample(own, min(len(own), config.per_problem)):
                 datum = heads.marked(
                     tokenizer, trace, _labels(trace, config), pair=number if config.kind == "bradley_terry" else None
