@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack
@@ -14,7 +14,7 @@ from forethought.search.work import PLAIN, Options, Verify, Work, in_order
 from forethought.thought.marks import STEP
 from forethought.types import Budget, Engine, Messages, Sampling, Tree
 
-Search = Callable[..., Awaitable[Tree]]
+Search = Callable[..., Coroutine[Any, Any, Tree]]
 """Any search of the house, its own knobs bound."""
 
 

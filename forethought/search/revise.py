@@ -8,12 +8,14 @@ from typing import Unpack
 
 from forethought.search.budget import UNLIMITED
 from forethought.search.work import PLAIN, Options, Verify, Work
+from forethought.thought.marks import CLOSE, OPEN
 from forethought.types import Budget, Engine, Messages, Sampling, Tree, Verdict
 
 Remark = Callable[[Verdict | None], str]
 """What stands between an attempt and its revision, given the verdict on the attempt (`None` without a verifier)."""
 
-AGAIN = "\nLet me check that, and try again.\n"
+AGAIN = f"\n{OPEN}\nLet me check that, and try again.\n"
+"""Opens another thought: whoever reads the text, a grader or a user, is then shown the last attempt's answer alone."""
 
 
 def again(verdict: Verdict | None) -> str:
@@ -23,7 +25,8 @@ def again(verdict: Verdict | None) -> str:
 
 def feedback(verdict: Verdict | None) -> str:
     """What the critic noted, and the request to try again; where it noted nothing, as `again`."""
-    return f"\nFeedback: {verdict.note}{AGAIN}" if verdict and verdict.note else AGAIN
+    note = verdict.note.replace(OPEN, "").replace(CLOSE, "") if verdict else ""  # it must not end the thought it is in
+    return AGAIN.replace(OPEN, f"{OPEN}\nFeedback: {note}") if note else AGAIN
 
 
 async def revise(
@@ -38,6 +41,7 @@ async def revise(
     **options: Unpack[Options],
 ) -> Tree:
     """A chain of n attempts; before each but the first stands what `remark` says of the one before, as a step of ours.
+    Your own `remark` should open a thought as `AGAIN` does, or two answers will stand side by side.
 
     `Tree.best` is an attempt anywhere in the chain: in the paper 38 % of right answers were revised into wrong ones
     (section 6.1), so the last is not to be trusted. The chain breaks off at an attempt that did not finish.

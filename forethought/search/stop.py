@@ -23,7 +23,7 @@ def adaptive_consistency(thoughts: Sequence[Thought], *, confidence: float = 0.9
     criterion)? With v1 and v2 votes that is the share of Beta(v1 + 1, v2 + 1) above 1/2."""
     first, second = (*_votes(thoughts), 0, 0)[:2]
     draws = first + second + 1
-    return sum(math.comb(draws, k) for k in range(first + 1)) >= confidence * 2**draws and first > 0
+    return first > 0 and sum(math.comb(draws, k) for k in range(first + 1)) / 2**draws >= confidence
 
 
 def adaptive_dirichlet(thoughts: Sequence[Thought], *, confidence: float = 0.95) -> bool:
@@ -38,8 +38,8 @@ def adaptive_dirichlet(thoughts: Sequence[Thought], *, confidence: float = 0.95)
     total = 0.0
     for i in range(parts + 1):
         x = reach * i / parts
-        density = math.exp(votes[0] * math.log(x) - x - math.lgamma(votes[0] + 1)) if x else float(votes[0] == 0)
-        total += (1 if i in (0, parts) else 4 if i % 2 else 2) * density * math.prod(_below(v, x) for v in votes[1:])
+        density = _poisson(votes[0], x) * math.prod(_below(count, x) for count in votes[1:])
+        total += (1 if i in (0, parts) else 4 if i % 2 else 2) * density
     return total * reach / parts / 3 >= confidence
 
 
@@ -106,5 +106,9 @@ def _votes(thoughts: Sequence[Thought]) -> list[int]:
 
 def _below(votes: int, x: float) -> float:
     """P(Gamma(votes + 1) <= x)."""
-    terms = accumulate(range(1, votes + 1), lambda term, k: term * x / k, initial=1.0)
-    return 1 - math.exp(-x) * math.fsum(terms)
+    return 1 - math.fsum(_poisson(k, x) for k in range(votes + 1))
+
+
+def _poisson(k: int, x: float) -> float:
+    """x^k e^-x / k!, the density of Gamma(k + 1) at x as well."""
+    return math.exp(k * math.log(x) - x - math.lgamma(k + 1)) if x else float(k == 0)
