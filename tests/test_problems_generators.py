@@ -104,9 +104,9 @@ def test_lengths_are_uniform() -> None:
 
 def test_the_scratchpad_is_the_papers() -> None:
     first, *_, last = written = scratchpad(624, 259, 3)
-    assert written == ["6 2 4 + 2 5 9 , C: 0", "6 2 + 2 5 , 3 C: 1", "6 + 2 , 8 3 C: 0", ", 8 8 3 C: 0", "0 8 8 3"]
-    assert scratchpad(624, 259, 3, "pair") == [first, "2 + 5 , 3 C: 1", "6 + 2 , 8 3 C: 0", ", 8 8 3 C: 0", last]
-    assert scratchpad(9, 8, 1) == ["9 + 8 , C: 0", ", 7 C: 1", "1 7"]
+    assert written == ["624+259,C:0", "62+25,3C:1", "6+2,83C:0", ",883C:0", "0883"]
+    assert scratchpad(624, 259, 3, "pair") == [first, "2+5,3C:1", "6+2,83C:0", ",883C:0", last]
+    assert scratchpad(9, 8, 1) == ["9+8,C:0", ",7C:1", "17"]
 
 
 def test_the_style_of_the_lines_is_an_option() -> None:

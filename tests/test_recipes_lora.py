@@ -101,7 +101,7 @@ def test_star_puts_fresh_adapters_on_its_base_each_iteration_and_goes_on(
     base: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = star.Config(
-        model=base, problems="addition:digits=1", iterations=2, fresh=8, first_steps=2, restart=True, lr=1e-2, batch=4,
+        model=base, problems="addition:digits=1", iterations=2, fresh=8, steps=2, restart=True, lr=1e-2, batch=4,
         warmup=0, cold_steps=0, max_tokens=30, eval_problems=4, lora_rank=4, out=str(tmp_path / "whole"),
     )  # fmt: skip
     whole = star.main(config)

@@ -17,14 +17,13 @@ The pre-registered shape: in `star` the lengths cross 50 % in order; in `rationa
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import tyro
 
 from forethought.recipes import sft, star
+from forethought.recipes.run import write_config
 from forethought.scaling.measure import pass_at
 from forethought.scaling.stages import Stage, load_report
 
@@ -37,50 +36,73 @@ class Config:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """One run of each arm for each of them."""
-    iterations: int = 12
+    iterations: int = 8
     """Of the two STaR arms."""
     digits: str = "1-5"
     """Lengths of the numbers."""
     direct_examples: int = 10_000
     """Answers that the direct arm imitates."""
-    direct_steps: int = 3000
+    direct_steps: int = 1200
     """Its optimizer steps, of 32 answers each."""
     out: str = "runs/star-addition"
     """Where the runs go; those that are there already are gone on with."""
 
 
 def main(config: Config) -> Path:
-    """Run what is missing of all arms and seeds, and print the tables."""
-    out = Path(config.out)
-    problems = f"addition:digits={config.digits}"
-    for seed in config.seeds:
-        common = star.Config(problems=problems, seed=seed)
-        _run(star.main, replace(common, iterations=0, out=str(out / f"base-{seed}")))
-        taught = replace(common, model=str(out / f"base-{seed}" / "base"), cold_steps=0, iterations=config.iterations)
-        _run(star.main, replace(taught, out=str(out / f"star-{seed}")))
-        _run(star.main, replace(taught, rationalise=True, out=str(out / f"rationalised-{seed}")))
-        answers = sft.Config(
-            problems=problems,
-            examples=config.direct_examples,
-            direct=True,
-            batch=32,
-            steps=config.direct_steps,
-            lr=common.cold_lr,
-            warmup=common.warmup,
-            layers=common.layers,
-            width=common.width,
-            seed=seed,
-            eval_problems=common.eval_problems,
-            eval_samples=1,
-            eval_temperature=0.0,
-            max_tokens=20,
-            out=str(out / f"direct-{seed}"),
-        )
-        _run(sft.main, answers)
+    """Run what is missing of all arms and seeds, and print the tables.
+
+    Raises ValueError, before anything is run, where a folder holds a run with other settings than this lab's.
+    """
+    runs = plan(config)
+    for run in runs:
+        if (Path(run.out) / "config.json").exists():
+            write_config(Path(run.out), "star" if isinstance(run, star.Config) else "sft", run, resume=True)
+    for run in runs:
+        folder = Path(run.out)
+        if (folder / "done").exists():
+            continue
+        place = folder if (folder / "config.json").exists() else None
+        if isinstance(run, star.Config):
+            star.main(run, place)
+        else:
+            sft.main(run, place)
+        (folder / "done").touch()
     for arm in ARMS:
         for seed in config.seeds:
-            print(table(out / f"{arm}-{seed}"))
-    return out
+            print(table(Path(config.out) / f"{arm}-{seed}"))
+    return Path(config.out)
+
+
+def plan(config: Config) -> list[star.Config | sft.Config]:
+    """The runs of the lab, in order: for each seed the base, the two arms that begin from it, and the direct one."""
+    runs: list[star.Config | sft.Config] = []
+    for seed in config.seeds:
+        base, taught, rationalised, direct = (f"{config.out}/{arm}-{seed}" for arm in ("base", *ARMS[1:], ARMS[0]))
+        common = star.Config(problems=f"addition:digits={config.digits}", seed=seed)
+        arm = replace(common, model=f"{base}/base", cold_steps=0, iterations=config.iterations)
+        runs += [
+            replace(common, iterations=0, out=base),
+            replace(arm, out=taught),
+            replace(arm, rationalise=True, out=rationalised),
+            sft.Config(
+                problems=common.problems,
+                examples=config.direct_examples,
+                direct=True,
+                batch=32,
+                steps=config.direct_steps,
+                lr=common.cold_lr,
+                warmup=common.warmup,
+                layers=common.layers,
+                width=common.width,
+                seed=seed,
+                eval_problems=common.eval_problems,
+                eval_samples=1,
+                eval_temperature=0.0,
+                max_tokens=20,
+                out=direct,
+            ),
+        ]
+    return runs
 
 
 def table(run: Path) -> str:
@@ -107,14 +129,6 @@ def table(run: Path) -> str:
 def _accuracy(stage: Stage, level: str) -> float:
     pools = [pool for pool in stage.pools if level in (pool.level, "all")]
     return float(pass_at(pools, 1).mean())
-
-
-def _run(recipe: Callable[[Any, Path | None], Path], config: star.Config | sft.Config) -> None:
-    """Run a recipe, go on with it where it was stopped, or leave it where it has ended."""
-    folder = Path(config.out)
-    if not (folder / "done").exists():
-        recipe(config, folder if (folder / "config.json").exists() else None)
-        (folder / "done").touch()
 
 
 if __name__ == "__main__":

@@ -2,16 +2,17 @@
 (arXiv 2203.14465, section 4.1).
 
     624 + 259 = ?
-    6 2 4 + 2 5 9 , C: 0
-    6 2 + 2 5 , 3 C: 1
-    6 + 2 , 8 3 C: 0
-    , 8 8 3 C: 0
-    0 8 8 3
+    624+259,C:0
+    62+25,3C:1
+    6+2,83C:0
+    ,883C:0
+    0883
 
 Each line holds the digits still to add, the result so far, and the carry into the next column; the last line puts the
-carry before the result. So a line follows from the one before alone, at any length. `lines=pair` writes only the next
-two digits after the first line (`2 + 5 , 3 C: 1`), as STaR's released code does: shorter, but they must be found again
-in the first line, by their place, which small models trained from nothing did not carry over to longer numbers.
+carry before the result. So a line follows from the one before alone, at any length. The papers put a space around each
+digit so that it is a token of its own; here it is one without, and a thought is half as long. `lines=pair` writes only
+the next two digits after the first line (`2+5,3C:1`), as STaR's released code does: shorter, but they must be found
+again in the first line, by their place, which small models trained from nothing did not carry over to longer numbers.
 """
 
 from __future__ import annotations
@@ -59,14 +60,14 @@ def task(spec: str, *, digits: range = range(1, 6), lines: str = "rest") -> Task
 def scratchpad(a: int, b: int, digits: int, lines: str = "rest") -> list[str]:
     """The lines of the thought, for two numbers of `digits` digits."""
     rows = [str(a).zfill(digits), str(b).zfill(digits)]
-    found, result, carry = [f"{' '.join(rows[0])} + {' '.join(rows[1])} , C: 0"], "", 0
+    found, result, carry = [f"{rows[0]}+{rows[1]},C:0"], "", 0
     for column in reversed(range(digits)):
         total = int(rows[0][column]) + int(rows[1][column]) + carry
         carry, result = total // 10, f"{total % 10}{result}"
         start = max(0, column - 1) if lines == "pair" else 0
-        left = f"{' '.join(rows[0][start:column])} + {' '.join(rows[1][start:column])} " if column else ""
-        found.append(f"{left}, {' '.join(result)} C: {carry}")
-    return [*found, f"{carry} {' '.join(result)}"]
+        left = f"{rows[0][start:column]}+{rows[1][start:column]}" if column else ""
+        found.append(f"{left},{result}C:{carry}")
+    return [*found, f"{carry}{result}"]
 
 
 def _draw(rng: random.Random, *, digits: range) -> Draft:

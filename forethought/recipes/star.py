@@ -3,15 +3,19 @@
     forethought train star --model tiny --problems addition
     forethought train star --model tiny --problems addition --rationalise
 
-Each iteration thinks about fresh problems, keeps the thoughts whose answer is right and trains the base on them:
-always the base, not the model of the iteration before. With `--rationalise` a problem that failed is asked again with
-its answer shown, and what then succeeds is learned without the hint. The paper's claim is that lengths of addition are
-learned one after the other without it, and together with it; `docs/LOG.md` has how far `tiny` follows (3 digits from 19
-to 43 % in 5 iterations), `docs/labs.md` the lab that puts the claim to the test.
+Each iteration thinks about fresh problems, keeps the thoughts whose answer is right and learns them. With
+`--rationalise` a problem that failed is asked again with its answer shown, and what then succeeds is learned without
+the hint. The paper's claim is that lengths of addition are learned one after the other without it, and together with
+it: `docs/labs.md` has the lab that puts it to the test.
+
+The paper trains its base anew each time; here an iteration goes on from the one before, which buys more for a step of a
+small model, and `--restart` does as the paper.
 
 A fresh `tiny` has read nothing, so worked examples stand in for the paper's pretraining and few-shot prompt: many of
-the `known` easiest levels, `shown` of each other one, again and again. `--cold-steps 0` skips them for a model that
-already thinks in our form.
+the `known` easiest levels, `shown` of each other one again and again, and `hinted` of these with the answer in sight.
+Some of the last two are learned beside its own thoughts in every iteration, as the released code can keep its prompt in
+training: without them a length that it cannot solve yet is forgotten. `--cold-steps 0 --shown 0 --hinted 0` is for a
+model that already thinks in our form.
 """
 
 from __future__ import annotations
@@ -31,13 +35,14 @@ from forethought.recipes.student import Student, hinted
 from forethought.search.seeds import derive
 from forethought.train import checkpoint
 from forethought.train.data import star, supervised
+from forethought.train.learner import Learner
 from forethought.train.losses import nll
 from forethought.types import Datum, Messages, Problem, Sampling, Trace
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
-    """Imitate its own correct thoughts, restarting from the base each round."""
+    """Imitate its own correct thoughts, round after round."""
 
     model: str = "tiny"
     problems: str = "addition"
@@ -46,28 +51,24 @@ class Config(Settings):
     eval_problems: int = 500
     eval_samples: int = 1
     eval_temperature: float = 0.0
-    iterations: int = 12
+    iterations: int = 8
     """Rounds of thinking and learning; 0 stops at the base."""
-    fresh: int = 800
+    fresh: int = 1500
     """Problems thought about in one iteration."""
-    samples: int = 4
-    """Thoughts for each of them."""
-    temperature: float = 1.0
-    """Of these thoughts; 0, with one sample, is close to the paper's."""
+    tries: int = 3
+    """Thoughts about a problem, at most: what failed is tried again."""
+    temperature: float = 0.5
+    """Of these thoughts; 0, with one try, is close to the paper's."""
     rationalise: bool = False
-    """Ask again, with the answer shown, where every thought failed."""
-    per_problem: int = 4
-    """Most thoughts of one problem to learn from."""
-    restart: bool = True
-    """Train the base each time; `--no-restart` goes on from the iteration before."""
-    first_steps: int = 150
-    """Optimizer steps of the first iteration."""
-    grow: float = 1.1
-    """Each iteration takes this many times the steps of the one before."""
+    """Ask once more, with the answer shown, where every try failed."""
+    restart: bool = False
+    """Train the base anew in each iteration, as the paper does; else it goes on from the iteration before."""
+    steps: int = 200
+    """Optimizer steps of an iteration."""
     batch: int = 16
     """Thoughts in one step."""
-    lr: float = 5e-4
-    """Peak learning rate of an iteration: a base that knows something loses it to a rate as high as its own was."""
+    lr: float = 1e-3
+    """Peak learning rate of an iteration."""
     warmup: int = 20
     """Steps over which the rate rises."""
     known: int = 2
@@ -75,12 +76,13 @@ class Config(Settings):
     easy: int = 7000
     """Worked examples of each of these levels, at most."""
     shown: int = 100
-    """Worked examples of each other level."""
-    hints: float = 0.1
-    """Share of worked examples that are shown with the hint too, so that rationalisation finds a form it knows."""
+    """Worked examples of each other level, again and again."""
+    hinted: int = 200
+    """Worked examples of each other level with the answer in sight, so that rationalisation finds a form it knows. The
+    known levels have none: a model that may copy the answer is slow to learn to add."""
     cold_lr: float = 2e-3
     """Peak learning rate of the cold start."""
-    cold_steps: int = 2600
+    cold_steps: int = 2000
     """Optimizer steps of the cold start; 0 for a model that already thinks in our form."""
     layers: int = 4
     """Of a fresh `tiny`."""
@@ -89,15 +91,10 @@ class Config(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        at_least(self, 1, "fresh", "samples", "per_problem", "first_steps", "batch")
-        if self.samples > 1 and self.temperature == 0:
-            raise ValueError(f"samples is {self.samples} at temperature 0: they would all be equal; raise temperature")
-        if self.grow <= 0:
-            raise ValueError(f"grow is {self.grow}; it must be above 0")
-
-    def steps(self, iteration: int) -> int:
-        """Optimizer steps of an iteration, counted from 0."""
-        return round(self.first_steps * self.grow**iteration)
+        at_least(self, 1, "fresh", "tries", "steps", "batch")
+        at_least(self, 0, "iterations", "shown", "hinted", "cold_steps")
+        if self.tries > 1 and self.temperature == 0:
+            raise ValueError(f"tries is {self.tries} at temperature 0: they would all be equal; raise temperature")
 
 
 def main(config: Config, resume: Path | None = None) -> Path:
@@ -112,11 +109,13 @@ def main(config: Config, resume: Path | None = None) -> Path:
     )
 
     with begin("star", config, resume, place) as run:
-        total = sum(map(config.steps, range(config.iterations)))
-        thoughts = config.iterations * config.fresh * config.samples * (2 if config.rationalise else 1)
-        print(f"at most {thoughts:,} thoughts of {config.max_tokens} tokens, {total:,} steps -> {run.folder}")
+        steps = config.iterations * config.steps + (0 if begun else config.cold_steps)
+        thoughts = config.iterations * config.fresh * (config.tries + config.rationalise)
+        print(f"at most {thoughts:,} thoughts of {config.max_tokens} tokens, {steps:,} steps -> {run.folder}")
+        cold, reminders = lessons(student, task, config)
         if not begun:
-            cold_start(student, task, config)
+            if config.cold_steps:
+                teach(student, config, cold, config.cold_lr, config.cold_steps, config.seed, "cold start")
             student.save(run.folder / "base")
         student.refresh(0)
         student.examine("base", run, task, config)
@@ -129,12 +128,10 @@ def main(config: Config, resume: Path | None = None) -> Path:
             data, stats = think(student, run, task, config, iteration)
             if config.restart:
                 student.restore(base)
-            steps = config.steps(iteration)
-            learner = student.schooled(config.lr, config.warmup, steps)
-            plan = batches(data, config.batch, steps, derive(config.seed, "order", iteration) or 0)
-            for batch in tqdm(plan, desc=f"iteration {iteration + 1}: learn", unit="step", leave=False):
-                metrics = learner.step(batch, nll)
-                student.training_tokens += int(metrics["computed"])
+            data += random.Random(iteration).sample(reminders, min(len(reminders), config.fresh // 5))
+            order = derive(config.seed, "order", iteration) or 0
+            label = f"iteration {iteration + 1}: learn"
+            learner, metrics = teach(student, config, data, config.lr, config.steps, order, label)
             run.metrics.log(iteration + 1, {**stats, **metrics})
             student.refresh(iteration + 1)
             student.examine(f"iteration {iteration + 1}", run, task, config)
@@ -148,52 +145,70 @@ def think(
     student: Student, run: Run, task: Task, config: Config, iteration: int
 ) -> tuple[list[Datum], dict[str, float]]:
     """The correct thoughts of one iteration on problems no iteration before has seen, and what became of the rest."""
+    name = f"iteration {iteration + 1}"
     problems = prompts(task, config.fresh, iteration, config.seed + 1)
-    sampling = Sampling(config.max_tokens, config.temperature, seed=derive(config.seed, "think", iteration))
-    groups = student.sample(problems, task, config.samples, sampling, f"iteration {iteration + 1}: think")
-    run.keep(groups)
+    groups: list[list[Trace]] = []
+    failed = problems
+    for number in range(config.tries):
+        sampling = Sampling(config.max_tokens, config.temperature, seed=derive(config.seed, "think", iteration, number))
+        tried = student.sample(failed, task, 1, sampling, f"{name}: try {number + 1}")
+        groups += tried
+        failed = [p for p, group in zip(failed, tried, strict=True) if all(t.reward == 0 for t in group)]
     rationales: list[list[Trace]] = []
     if config.rationalise:
-        failed = [p for p, group in zip(problems, groups, strict=True) if all(t.reward == 0 for t in group)]
-        other = replace(sampling, seed=derive(config.seed, "rationalise", iteration))
-        asked = [hinted(p) for p in failed]
-        rationales = student.sample(asked, task, config.samples, other, f"iteration {iteration + 1}: rationalise")
-        run.keep(rationales)
+        sampling = replace(sampling, seed=derive(config.seed, "rationalise", iteration))
+        rationales = student.sample([hinted(p) for p in failed], task, 1, sampling, f"{name}: rationalise")
+    run.keep([*groups, *rationales])
     # What was sampled with the hint in sight is learned without it.
     plain: dict[str, Messages] = {problem.id: problem.messages for problem in problems}
-    data, stats = star(
-        [*groups, *rationales], student.tokenizer, per_problem=config.per_problem, prompts=plain, seed=config.seed
-    )
+    data, stats = star([*groups, *rationales], student.tokenizer, prompts=plain)
     if not data:
         raise ValueError(
-            f"none of {len(problems) * config.samples} thoughts of iteration {iteration + 1} was right, so there is "
-            "nothing to learn from; take easier problems or more worked examples (--easy, --shown, --cold-steps)"
+            f"none of {len(groups)} thoughts of iteration {iteration + 1} was right, so there is nothing to learn "
+            "from; take easier problems or more worked examples (--easy, --shown, --cold-steps)"
         )
     stats["rationales"] = sum(trace.reward == 1 for group in rationales for trace in group)
     stats |= _sound(task, problems, groups, "thoughts") | _sound(task, problems, rationales, "rationales")
     return data, stats
 
 
-def cold_start(student: Student, task: Task, config: Config) -> None:
-    """Teach the form by worked examples, some of them with the hint."""
-    if not config.cold_steps:
-        return
-    if task.worked is None:
+def lessons(student: Student, task: Task, config: Config) -> tuple[list[Datum], list[Datum]]:
+    """Worked examples: all that the cold start learns, and those of the levels beyond the known, each once."""
+    if not config.cold_steps and (task.worked is None or not config.shown + config.hinted):
+        return [], []
+    worked = task.worked
+    if worked is None:
         raise ValueError(f"{task.name} has no worked examples; give --cold-steps 0 and a model that knows the form")
-    rng = random.Random(config.seed)
-    pool = task.load("train", count=6 * (config.easy + config.shown), seed=config.seed)
-    chosen: list[Problem] = []
+    # Of a generator that draws levels evenly this is enough for each of six.
+    most = max(config.shown, config.hinted) + (config.easy if config.cold_steps else 0)
+    pool = task.load("train", count=6 * most, seed=config.seed)
+    cold: list[Problem] = []
+    shown: list[Problem] = []
+    with_hint: list[Problem] = []
     for place, level in enumerate(levels_of(pool).values()):
         distinct = list({problem.messages[-1]["content"]: problem for problem in level}.values())
         some = distinct[: config.easy if place < config.known else config.shown]
         # A level with few examples is repeated: a sixteenth of the most is what it takes to be learned at all.
-        chosen += some * max(1, config.easy // 16 // max(1, len(some)))
-    examples = [(problem.messages, task.worked(problem)) for problem in chosen]
-    examples += [(hinted(p).messages, task.worked(p)) for p in chosen if rng.random() < config.hints]
-    data = supervised(examples, student.tokenizer)
-    learner = student.schooled(config.cold_lr, config.warmup, config.cold_steps)
-    for batch in tqdm(batches(data, config.batch, config.cold_steps, config.seed), desc="cold start", unit="step"):
-        student.training_tokens += int(learner.step(batch, nll)["computed"])
+        cold += some * max(1, config.easy // 16 // max(1, len(some)))
+        if place >= config.known:
+            shown += some
+            with_hint += map(hinted, distinct[: config.hinted])
+
+    def data(problems: Sequence[Problem]) -> list[Datum]:
+        return supervised([(problem.messages, worked(problem)) for problem in problems], student.tokenizer)
+
+    return data([*cold, *with_hint] if config.cold_steps else []), data([*shown, *with_hint])
+
+
+def teach(
+    student: Student, config: Config, data: Sequence[Datum], lr: float, steps: int, order: int, label: str
+) -> tuple[Learner, dict[str, float]]:
+    """Imitate `data` for some steps with a fresh optimizer; the learner and the metrics of the last step."""
+    learner = student.schooled(lr, config.warmup, steps)
+    for batch in tqdm(batches(data, config.batch, steps, order), desc=label, unit="step", leave=False):
+        metrics = learner.step(batch, nll)
+        student.training_tokens += int(metrics["computed"])
+    return learner, metrics
 
 
 def _sound(task: Task, problems: Sequence[Problem], groups: Sequence[Sequence[Trace]], name: str) -> dict[str, Any]:
