@@ -12,6 +12,7 @@ from http_server import ASKED, NEVER, Answer, Body, Server, chat, choice, many, 
 
 from forethought.engines.http import HttpEngine
 from forethought.engines.http_body import CONTINUE
+from forethought.engines.usage import Usage, counting, judging
 from forethought.types import Sampling, Step, user
 
 
@@ -211,6 +212,26 @@ def test_equal_samples_leave_as_one_request(server: Server) -> None:
     steps = samples(server, *[Sampling(temperature=0.8)] * 8)
     assert [payload.get("n") for payload in server.payloads] == [8]
     assert [step.text for step in steps] == [f"0.{index} seed None" for index in range(8)]
+
+
+def test_meters_share_one_requests_cost_by_who_asked(server: Server) -> None:
+    usage = {"prompt_tokens": 20, "completion_tokens": 9, "prompt_tokens_details": {"cached_tokens": 15}}
+    server.answer = lambda payload, number: many(payload, number) | {"usage": usage}
+
+    async def metered(engine: HttpEngine) -> Usage:
+        with counting() as meter:
+            await engine.sample(ASKED, (), Sampling())
+        return meter
+
+    async def go(engine: HttpEngine) -> tuple[Usage, Usage, Usage]:
+        with judging():
+            first, second = await asyncio.gather(metered(engine), metered(engine))
+        return first, second, engine.usage
+
+    first, second, engine = use(server, go)
+    assert (first.prefilled, first.reused, second.prefilled, second.reused) == (5, 15, 0, 0)
+    assert first.sampled + second.sampled == engine.sampled == 9
+    assert first.judged + second.judged == 5 + 9
 
 
 def test_a_seed_is_one_draw_whatever_is_asked_for_beside_it(server: Server) -> None:

@@ -18,7 +18,8 @@ from typing import Any, Self
 from forethought.engines.http_body import PATHS, Api, body, dispensable, step_of
 from forethought.engines.http_score import FIELDS, by_position, by_text
 from forethought.engines.http_tokens import Prompts
-from forethought.engines.http_wire import HttpUsage, Refused, Unavailable, Wire
+from forethought.engines.http_wire import HttpUsage, Refused, Unavailable, Wire, reported, shares
+from forethought.engines.usage import Bill, Usage
 from forethought.thought.tokens import Tokenizer, plain
 from forethought.types import Messages, Sampling, Step
 
@@ -111,6 +112,7 @@ class HttpEngine:
         self._want_logprobs = logprobs
         self._extra = dict(extra or {})
         self._shows_stop = False
+        self._costs: dict[asyncio.Future[Step], Usage] = {}
         self._pending: dict[tuple[asyncio.AbstractEventLoop, _Ask], list[tuple[int | None, asyncio.Future[Step]]]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -160,7 +162,11 @@ class HttpEngine:
             self._pending[loop, ask] = []
             loop.call_soon(self._leave, loop, messages, ask)
         self._pending[loop, ask].append((sampling.seed, future))
-        return await future
+        bill = Bill.open()
+        try:
+            return await future
+        finally:
+            bill.book(self._costs.pop(future, Usage()))
 
     async def logprobs(self, messages: Messages, steps: Sequence[Step]) -> tuple[tuple[float, ...], ...]:
         """Log-probability, at temperature 1, of every token of every step.
@@ -181,7 +187,9 @@ class HttpEngine:
             data = await self._wire.post(self.url + PATHS[self.api], payload | FIELDS[self.api])
         except Refused as refused:
             raise await self._wrong(refused) from None
-        self.usage.report(data.get("usage"), scoring=True)
+        usage = reported(data.get("usage"), scoring=True)
+        self.usage.add(usage)
+        Bill.open().book(Usage(scored=usage.scored, reused=usage.reused, requests=1))
         if self.api == "tokens":
             return by_position(data, ids, spans)
         return by_text(data, self.api, plain(messages), texts)
@@ -239,7 +247,7 @@ class HttpEngine:
 
     async def _serve(self, loop: asyncio.AbstractEventLoop, messages: Messages, ask: _Ask, draws: list[Draw]) -> None:
         try:
-            choices = await self._choices(messages, ask, len(draws))
+            choices, usage = await self._choices(messages, ask, len(draws))
         except Unavailable as gone:
             fault = Step(text=str(gone), stop="error", sampled=False)
             for draw in draws:
@@ -247,15 +255,18 @@ class HttpEngine:
             return
         prefix = "".join(step.text for step in ask.prefix)
         steps = [step_of(choice, self.api, prefix, ask.sampling, self._shows_stop) for choice in choices]
-        for draw, step in zip(draws, steps, strict=False):
+        for draw, step, cost in zip(draws, steps, shares(usage, steps), strict=False):
+            if waiting := [future for future in draw if not future.done()]:
+                self._costs[waiting[0]] = cost
             _give(draw, step)
         if rest := draws[len(steps) :]:
             self._note({"n"})
             for draw in rest:
                 self._start(loop, messages, ask, [draw])
 
-    async def _choices(self, messages: Messages, ask: _Ask, n: int) -> list[Any]:
-        """The server's choices, at most `n`; fields that it refuses are left out and, if that helped, remembered."""
+    async def _choices(self, messages: Messages, ask: _Ask, n: int) -> tuple[list[Any], HttpUsage]:
+        """The server's choices, at most `n`, and their cost; fields that it refuses are left out and, if that helped,
+        remembered."""
         lacks, prefix = self.lacks, "".join(step.text for step in ask.prefix)
         ids, _ = await self._render(messages, ask.prefix)
         while True:
@@ -270,11 +281,12 @@ class HttpEngine:
                     raise await self._wrong(refused) from None
                 lacks |= fewer
                 continue
-            self.usage.report(data.get("usage"))
+            usage = reported(data.get("usage"))
+            self.usage.add(usage)
             self._note(lacks)
             choices = sorted(data["choices"], key=_index)[:n]
             self._shows_stop |= any(_shows(choice, ask.sampling.stop) for choice in choices)
-            return choices
+            return choices, usage
 
     def _note(self, lacks: set[str] | frozenset[str]) -> None:
         for name in sorted(lacks - self.lacks):

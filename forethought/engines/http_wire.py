@@ -14,7 +14,7 @@ import random
 import re
 import ssl
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -23,6 +23,7 @@ from urllib.request import getproxies, proxy_bypass
 import aiohttp
 
 from forethought.engines.usage import Usage
+from forethought.types import Step
 
 KEPT = 4.0
 """Seconds that an unused connection is kept: less than the 5 after which uvicorn, under vLLM and SGLang, hangs up."""
@@ -48,23 +49,37 @@ class HttpUsage(Usage):
     reasoning: int = 0
     """Of the tokens sampled, those spent on hidden reasoning, as far as reported."""
 
-    def report(self, told: Any, *, scoring: bool = False) -> None:
-        """Book the `usage` of one answer; `scoring`: its prompt was read for log-probabilities alone."""
-        if not isinstance(told, dict) or not isinstance(told.get("completion_tokens"), int):
-            self.unreported += 1
-            return
-        cached = _count(told.get("prompt_tokens_details"), "cached_tokens")
-        computed = _count(told, "prompt_tokens") - cached
-        self.reused += cached
-        if scoring:
-            self.scored += computed
-        else:
-            self.prefilled += computed
-        self.sampled += told["completion_tokens"]
-        # OpenAI, vLLM; SGLang.
-        self.reasoning += _count(told.get("completion_tokens_details"), "reasoning_tokens") or _count(
-            told, "reasoning_tokens"
-        )
+
+def reported(told: Any, *, scoring: bool = False) -> HttpUsage:
+    """What the `usage` of one answer says; `scoring`: its prompt was read for log-probabilities alone.
+
+    The HTTP request itself is counted where it is sent.
+    """
+    if not isinstance(told, dict) or not isinstance(told.get("completion_tokens"), int):
+        return HttpUsage(unreported=1)
+    cached = _count(told.get("prompt_tokens_details"), "cached_tokens")
+    computed = _count(told, "prompt_tokens") - cached
+    # OpenAI, vLLM; SGLang.
+    reasoning = _count(told.get("completion_tokens_details"), "reasoning_tokens") or _count(told, "reasoning_tokens")
+    return HttpUsage(
+        prefilled=0 if scoring else computed,
+        scored=computed if scoring else 0,
+        reused=cached,
+        sampled=told["completion_tokens"],
+        reasoning=reasoning,
+    )
+
+
+def shares(usage: Usage, steps: Sequence[Step]) -> list[Usage]:
+    """One answer's cost by its choices: the prompt goes to the first, drawn tokens to whom they were drawn for, as far
+    as the server told their tokens, else in equal parts."""
+    told = [len(step.tokens) or len(step.logprobs) for step in steps]
+    if sum(told) != usage.sampled:
+        told = [usage.sampled // len(steps)] * len(steps)
+        told[0] += usage.sampled - sum(told)
+    costs = [Usage(sampled=tokens, requests=1) for tokens in told]
+    costs[0].prefilled, costs[0].reused = usage.prefilled, usage.reused
+    return costs
 
 
 def _count(told: Any, name: str) -> int:

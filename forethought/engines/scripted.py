@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from forethought.engines.usage import Bill, Usage
 from forethought.types import Messages, Sampling, Step, Stop
 
 LOGPROB = -0.5
@@ -75,7 +76,7 @@ class Scripted:
     async def sample(self, messages: Messages, prefix: Sequence[Step], sampling: Sampling) -> Step:
         """The script's next reply. An exception that it returns becomes a step with `stop="error"`; one that it
         raises is a bug of the script and propagates."""
-        steps, call = tuple(prefix), self.calls
+        steps, call, bill = tuple(prefix), self.calls, Bill.open()
         self.calls += 1
         self.asked.append((messages, steps, sampling))
         self.in_flight += 1
@@ -89,6 +90,7 @@ class Scripted:
             return Step(text=f"{type(reply).__name__}: {reply}", stop="error", sampled=False)
         step = spelled(reply, sampling) if isinstance(reply, str) else reply
         self.tokens += len(step.tokens)
+        bill.book(Usage(sampled=len(step.tokens), requests=1))
         return step
 
     async def logprobs(self, messages: Messages, steps: Sequence[Step]) -> tuple[tuple[float, ...], ...]:

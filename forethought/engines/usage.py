@@ -35,8 +35,8 @@ class Usage:
 
     def add(self, other: Usage) -> None:
         """Count what `other` has counted."""
-        for field in fields(Usage):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name, 0))
 
     def copy(self) -> Self:
         """The counts as they stand now."""
@@ -89,9 +89,9 @@ class Bill:
     judge: bool
 
     @classmethod
-    def open(cls, engine: Usage) -> Bill:
-        """A bill to the engine's own count and to every meter that runs here and now."""
-        return cls((engine, *_METERS.get()), _JUDGING.get())
+    def open(cls, *engines: Usage) -> Bill:
+        """A bill to these engines' own counts and to every meter that runs here and now."""
+        return cls((*engines, *_METERS.get()), _JUDGING.get())
 
     def book(self, usage: Usage) -> None:
         """Add one request's cost to all of them."""
