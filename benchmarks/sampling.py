@@ -22,7 +22,7 @@ import openvino_genai
 import torch
 import transformers
 import tyro
-from openvino import Tensor
+from openvino import Core, Tensor
 from race import NEW, PROMPT, THREADS, Model, Race, by_turns, header, machine, problems, row, unending, verdict
 from transformers import CompileConfig, GenerationConfig
 
@@ -162,7 +162,7 @@ def measure(name: Model, quick: bool) -> list[dict[str, Any]]:
                 add(Race(f"{name}/{kind}, B = {batch}", "tokens/s", batch * NEW, bar, mine, times))
 
     draw = random.Random(0)
-    several = problems(tokenizer, [draw.randint(PROMPT // 2, 2 * PROMPT) for _ in range(PROMPTS)])
+    several = problems(tokenizer, [draw.randint(PROMPT // 2, 2 * PROMPT) for _ in range(4 if quick else PROMPTS)])
     asked = [(problem, draw.randint(SHORTEST, NEW)) for problem in several for _ in range(GROUP)]
     # In their favour: prompts of like length stand together, which costs generate nothing.
     rows = sorted(((prompt_tokens(tokenizer, one.messages), new) for one, new in asked), key=lambda pair: len(pair[0]))
@@ -181,7 +181,9 @@ def measure(name: Model, quick: bool) -> list[dict[str, Any]]:
 def main(config: Config) -> int:
     """Race, print, and say by the exit status whether the goals were reached."""
     transformers.logging.set_verbosity_error()
-    about = machine(torch, transformers, openvino_genai)
+    numbers = ("INFERENCE_PRECISION_HINT", "KV_CACHE_PRECISION", "DYNAMIC_QUANTIZATION_GROUP_SIZE")
+    defaults = {name: str(Core().get_property("CPU", name)) for name in numbers}
+    about = machine(torch, transformers, openvino_genai) | {"openvino": defaults}
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     names: tuple[Model, ...] = ("tiny", "smollm2-135m") if config.model == "both" else (config.model,)
     races = [figures for name in names for figures in measure(name, config.quick)]
