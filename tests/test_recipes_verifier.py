@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 from forethought.engines.local.tiny import TinyConfig, build, build_tokenizer
 from forethought.problems import open_task
-from forethought.recipes import verifier
+from forethought.recipes import sft, verifier
 from forethought.recipes.label import cut
 from forethought.scaling.stages import load_report
 from forethought.store import open_store
@@ -205,9 +206,9 @@ def test_so_many_right_and_wrong_thoughts_of_a_problem(trunk: str, drawn: str, t
 
 
 def test_what_each_kind_is_told(trunk: str, drawn: str, tmp_path: Path) -> None:
-    trace = replace(
-        traces_of(drawn)[0], verdicts={"grade": Verdict(1.0), "mc": Verdict(1.0, (0.25, None, 0.0, 0.5, 1.0))}
-    )
+    labels = {"mc": (0.25, None, 0.0, 0.5, 1.0), "people": (None, 1.0, 0.0, None, None)}
+    verdicts = {"grade": Verdict(1.0), **{judge: Verdict(1.0, steps) for judge, steps in labels.items()}}
+    trace = replace(traces_of(drawn)[0], verdicts=verdicts)
     assert len(trace.steps) == 5
 
     def told(**options: Any) -> list[float | None]:
@@ -216,6 +217,13 @@ def test_what_each_kind_is_told(trunk: str, drawn: str, tmp_path: Path) -> None:
     assert told(kind="outcome") == told(kind="bradley_terry") == [None, None, None, None, 1.0]
     assert told(kind="value") == [1.0] * 5
     assert told(kind="value", labels="mc") == told(kind="process", labels="mc") == [0.25, None, 0.0, 0.5, 1.0]
+    assert told(kind="process", labels="people") == [
+        1.0,
+        1.0,
+        0.0,
+        0.0,
+        0.0,
+    ]  # what claims nothing takes after its past
     assert told(kind="process", labels="mc", hard=True) == [1.0, None, 0.0, 1.0, 1.0]
     assert verifier._aggregate(config(trunk, tmp_path, kind="process", labels="mc")) == "last"
     assert verifier._aggregate(config(trunk, tmp_path, kind="process", labels="people")) == "product"
@@ -260,3 +268,41 @@ def test_what_is_asked_wrongly_is_refused_before_anything_is_learned(trunk: str,
         writer.append(replace(next(open_store(drawn).traces()), steps=(step,)))
     refuses("has not one run; choose --run from first, second", store=str(tmp_path / "two"))
     refuses("the same tokenizer", store=str(tmp_path / "two"), run="second")
+
+
+@pytest.mark.slow
+def test_an_outcome_head_learns_to_judge_chains_in_a_minute(tmp_path: Path) -> None:
+    """A policy that is right about half of the time, its own thoughts, their grades: AUC on problems held out."""
+    cold = sft.main(
+        sft.Config(
+            problems=TASK.name,
+            examples=3500,
+            steps=110,
+            batch=32,
+            lr=3e-3,
+            layers=2,
+            width=64,
+            eval_problems=0,
+            out=str(tmp_path / "cold"),
+        )  # fmt: skip
+    )
+    began = time.perf_counter()
+    run = verifier.main(
+        verifier.Config(
+            model=str(cold),
+            problems=TASK.name,
+            examples=256,
+            samples=8,
+            eval_problems=64,
+            eval_temperature=1.2,
+            max_tokens=48,
+            steps=200,
+            batch=32,
+            lr=1e-3,
+            out=str(tmp_path / "run"),
+        )  # fmt: skip
+    )
+    worth = json.loads((run / verifier.FILE).read_text())
+    assert 0.2 < worth["right"] < 0.8
+    assert worth["auc"] > 0.8
+    assert time.perf_counter() - began < 300  # a minute on an idle core

@@ -279,10 +279,18 @@ def _units(groups: Sequence[Sequence[Trace]], config: Config, tokenizer: Any) ->
 
 
 def _labels(trace: Trace, config: Config) -> list[float | None]:
-    """What the head should say at each step; `None` is no target."""
+    """What the head should say at each step; `None` is no target.
+
+    A step that claims nothing is as right as what stands before it (a neutral step counts as right, arXiv 2305.20050,
+    section 2.6): the head is read there too, and has to have learned what to say.
+    """
     verdict, steps = trace.verdicts[config.judge], list(_steps(trace, config))
     if config.kind == "process" or (config.kind == "value" and steps):
         labels = steps or [None] * len(trace.steps)
+        if config.judge not in VALUES and steps:
+            for at, (label, step) in enumerate(zip(labels, trace.steps, strict=True)):
+                if label is None and step.sampled:
+                    labels[at] = next((before for before in reversed(labels[:at]) if before is not None), 1.0)
     else:
         sampled = [step.sampled and bool(step.tokens or step.text) for step in trace.steps]
         last = max((at for at, ours in enumerate(sampled) if ours), default=None)
