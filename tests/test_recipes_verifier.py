@@ -273,36 +273,16 @@ def test_what_is_asked_wrongly_is_refused_before_anything_is_learned(trunk: str,
 @pytest.mark.slow
 def test_an_outcome_head_learns_to_judge_chains_in_a_minute(tmp_path: Path) -> None:
     """A policy that is right about half of the time, its own thoughts, their grades: AUC on problems held out."""
-    cold = sft.main(
-        sft.Config(
-            problems=TASK.name,
-            examples=3500,
-            steps=110,
-            batch=32,
-            lr=3e-3,
-            layers=2,
-            width=64,
-            eval_problems=0,
-            out=str(tmp_path / "cold"),
-        )  # fmt: skip
+    taught: dict[str, Any] = {"problems": TASK.name, "batch": 32, "max_tokens": 48}
+    cold = sft.Config(
+        **taught, examples=3500, steps=110, lr=3e-3, layers=2, width=64, eval_problems=0, out=str(tmp_path / "cold")
     )
-    began = time.perf_counter()
-    run = verifier.main(
-        verifier.Config(
-            model=str(cold),
-            problems=TASK.name,
-            examples=256,
-            samples=8,
-            eval_problems=64,
-            eval_temperature=1.2,
-            max_tokens=48,
-            steps=200,
-            batch=32,
-            lr=1e-3,
-            out=str(tmp_path / "run"),
-        )  # fmt: skip
+    asked = verifier.Config(
+        **taught, model=str(sft.main(cold)), steps=200, lr=1e-3, eval_temperature=1.2, out=str(tmp_path / "run")
     )
+    began = time.process_time()
+    run = verifier.main(asked)
     worth = json.loads((run / verifier.FILE).read_text())
     assert 0.2 < worth["right"] < 0.8
     assert worth["auc"] > 0.8
-    assert time.perf_counter() - began < 300  # a minute on an idle core
+    assert time.process_time() - began < 60
