@@ -82,6 +82,14 @@ def test_the_sqrt_variant_keeps_as_many_as_it_branches() -> None:
     assert len({prefix[0].text for _, prefix, _ in engine.asked[9:]}) == 3
 
 
+def test_a_finished_thought_makes_the_beam_narrower() -> None:
+    replies = {"": ["\\boxed{1}", "a\n", "b\n", "c\n"], "a\n": ["d\n", "e\n"], "a\nd\n": ["\\boxed{2}", "f\n"]}
+    scores = {"\\boxed{1}": 0.9, "a\n": 0.8, "d\n": 0.6, "\\boxed{2}": 0.7}
+    tree = grow(partial(beam, n=4, branch=2), told(replies), Judge(scores))
+    assert len(tree.nodes) == 9  # nothing was drawn from e, though two had a place at first
+    assert answer(tree) == "\\boxed{1}"
+
+
 def test_what_could_not_be_judged_is_kept_only_where_too_few_could() -> None:
     replies = {"": ["a\n", "b\n", "c\n"], "b\n": ["\\boxed{1}"] * 3}
     tree = grow(partial(beam, n=3, branch=3), told(replies), Judge({"a\n": None, "b\n": 0.0, "c\n": None}))

@@ -86,6 +86,15 @@ def test_the_choice_by_visits_and_the_choice_by_score_differ() -> None:
     assert (answer(by_score), answer(by_visits)) == ("\\boxed{1}", "\\boxed{2}")
 
 
+def test_it_ends_where_the_budget_cannot_judge_or_grow_a_leaf() -> None:
+    engine, small = Scripted(TWO), Sampling(max_tokens=3)
+    tree = grow(engine, Judge(), verify_tokens=1, sampling=small, budget=Budget(tokens=12))
+    # 4 for the root's moves, 5 for a and its moves; of the 3 left b's judge takes 1, its first move 2
+    assert visits(tree) == {"": 2, "a": 1, "b": 1}
+    assert tree.budget == Budget(tokens=12, used=12, calls=7)
+    assert tree.note == "1 of 6 samples not started: the budget was spent; no thought finished"
+
+
 def test_a_finished_thought_is_come_to_again_for_nothing() -> None:
     engine, judge = told({"": ["\\boxed{1}", "\\boxed{2}"]}), Judge({"\\boxed{1}": 0.9, "\\boxed{2}": 0.1})
     tree = grow(engine, judge, simulations=10)

@@ -103,6 +103,13 @@ def test_a_particle_that_could_not_be_judged_keeps_its_odds_and_a_dead_one_has_n
     assert tree.note == "1 of 6 samples failed: OSError: gone"
 
 
+def test_the_odds_are_drawn_anew_with_the_particles() -> None:
+    replies = {"": ["a\n", "b\n"], "a\n": ["mute\n", "mutter\n"], "a\nmute\n": ["\\boxed{1}"]}
+    judge = Judge({"a\n": 0.99, "b\n": 0.01, "mute\n": None, "mutter\n": None})
+    tree = grow(told({**replies, "a\nmutter\n": ["\\boxed{2}"]}), judge, n=2, gate=0.9)
+    assert [tree.steps(leaf)[-1].text for leaf in tree.leaves()] == ["b\n", "\\boxed{1}", "\\boxed{2}"]
+
+
 def test_a_population_that_is_all_dead_ends() -> None:
     tree = grow(Scripted([OSError("gone")]), Judge(), n=3)
     assert (len(tree.nodes), tree.best) == (4, None)

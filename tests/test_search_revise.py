@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from search_script import ASK, Judge, answer, shape, told
 
 from forethought.engines.scripted import Scripted, always, endless
 from forethought.search.beam import beam
-from forethought.search.choose import majority, weighted
+from forethought.search.choose import Thought, majority, weighted
 from forethought.search.forcing import FINAL, WAIT, force
 from forethought.search.mix import abreast, mix
 from forethought.search.revise import AGAIN, feedback, revise
@@ -126,6 +127,17 @@ def test_agreement_starts_no_further_search() -> None:
     tree = grow(partial(mix, n=9, depth=1, at_once=2, stop=partial(unanimous_window, window=2)), engine)
     assert engine.calls == 3  # the third had begun when the second ended
     assert len(tree.nodes) == 4
+
+
+def test_a_mix_asks_about_all_its_thoughts_and_its_chains_ask_nothing() -> None:
+    asked: list[int] = []
+
+    def never(thoughts: Sequence[Thought]) -> bool:
+        asked.append(len(thoughts))
+        return False
+
+    grow(partial(mix, n=2, depth=2, stop=never), Scripted([ONE, "so</think>" + ONE]))
+    assert asked == [1, 2, 3, 4]
 
 
 def test_any_search_can_stand_beside_itself() -> None:
