@@ -30,6 +30,9 @@ omega   the same, at the places that a binary search for the first error looks a
 Thoughts are labelled whole problems at a time; the same command goes on where it was stopped. Labels of people are
 verdicts in a store like any other: `forethought train verifier --labels NAME` reads them."""
 
+FLUSH_TRACES, FLUSH_SECONDS = 512, 30.0
+"""A shard is written, whole problems only, when so many traces wait, or after so long: what a kill can lose."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
@@ -118,12 +121,16 @@ async def _label(
     pieces = [(problem, [cut(trace, decode) for trace in traces]) for problem, traces in groups]
     work = labelled(pieces, labellers[options.method], concurrency=options.concurrency)
     found: list[Trace] = []
+    waiting, flushed = 0, time.monotonic()
     with store.writer(name) as writer, tqdm(total=len(pieces), unit="problem", desc=name) as bar, counting() as usage:
         async with aclosing(work) as ready:
             async for traces in ready:
                 writer.extend(traces)
-                writer.flush()
                 found += traces
+                waiting += len(traces)
+                if waiting >= FLUSH_TRACES or time.monotonic() - flushed >= FLUSH_SECONDS:
+                    writer.flush()
+                    waiting, flushed = 0, time.monotonic()
                 bar.update()
     say(_summary(found, name, completer.continuations, completer.tokens, usage, time.monotonic() - began))
     say(f"{store.path} (run {name})")
