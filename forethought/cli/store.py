@@ -11,6 +11,7 @@ from typing import Annotated, get_args
 import tyro
 
 from forethought.cli.terminal import rows, say, tell, unknown
+from forethought.scaling.tree_page import tree_of, write_tree
 from forethought.scaling.words import counted
 from forethought.store import Store, Where, open_store
 from forethought.store.memory import Format
@@ -78,10 +79,25 @@ class Export:
     """Write so many traces."""
 
 
-USAGE = """usage: forethought store ls|show|export PATH ...
+@dataclass(frozen=True)
+class TreePage:
+    """Draw one search as a page: its steps, what they scored, who their siblings were."""
+
+    path: Folder
+    """A store, or the folder of a run."""
+    id: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="ID")]
+    """The tree's name, as `store show` says it; or the id of one of its traces, or how that begins."""
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("tree.html")
+    """The file to write."""
+    run: Annotated[str | None, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: all)")] = None
+    """Only traces of this run."""
+
+
+USAGE = """usage: forethought store ls|show|tree|export PATH ...
 
   ls PATH               the runs of a store and its traces
   show PATH ID          one trace: what was asked, the thought, the verdicts
+  tree PATH ID          one search as a page, by its name or by a trace of it
   export PATH OUT       traces as one JSON Lines or Parquet file
 
 PATH is a store, or the folder of a run. `forethought store ls --help` has the filters.
@@ -100,6 +116,8 @@ def store(words: list[str]) -> int:
             _ls(tyro.cli(Ls, prog=prog, args=rest))
         case "show":
             _show(tyro.cli(Show, prog=prog, args=rest))
+        case "tree":
+            _tree(tyro.cli(TreePage, prog=prog, args=rest))
         case "export":
             options = tyro.cli(Export, prog=prog, args=rest)
             count = _open(options.path).export(
@@ -108,7 +126,7 @@ def store(words: list[str]) -> int:
             tell(counted(count, "trace"))
             say(str(options.out))
         case _:
-            raise unknown("store command", name, ("ls", "show", "export"))
+            raise unknown("store command", name, ("ls", "show", "tree", "export"))
     return 0
 
 
@@ -159,6 +177,29 @@ def _show(options: Show) -> None:
     for judge, verdict in trace.verdicts.items():
         answer = "no answer" if verdict.answer is None else f"answer {verdict.answer}"
         say(f"\n[{judge}] {_reward(verdict.score)}: {answer}{f' ({verdict.note})' if verdict.note else ''}")
+
+
+def _tree(options: TreePage) -> None:
+    opened = _open(options.path)
+    runs: Where = {} if options.run is None else {"run": options.run}
+    if "/" in options.id:  # a tree's name is policy/problem/seed; a trace's id is hexadecimal
+        name: str | None = options.id
+        known = {(entry.policy, entry.problem_id) for entry in opened.entries(**runs)}
+        asked = [(policy, problem) for policy, problem in known if options.id.startswith(f"{policy}/{problem}/")]
+    else:
+        trace = opened.show(options.id)
+        name, asked = trace.tree, [(trace.policy, trace.problem_id)]
+        if name is None:
+            raise ValueError(f"trace {options.id} belongs to no tree; `forethought store show` prints it")
+    places: list[Where] = [{**runs, "policy": policy, "problem": problem} for policy, problem in asked]
+    kept = [trace for where in places for trace in opened.traces(**where) if trace.tree == name]
+    if not kept:
+        of_run = "" if options.run is None else f" of run {options.run!r}"
+        raise ValueError(
+            f"no trace{of_run} in {opened.path} belongs to the tree {name!r}; `store show` names a trace's"
+        )
+    tree, verdicts = tree_of(kept)
+    say(str(write_tree(options.out, tree, title=f"Search of {kept[0].problem_id}", verdicts=verdicts)))
 
 
 def _reward(value: float | None) -> str:
