@@ -5,12 +5,8 @@ from __future__ import annotations
 import base64
 import json
 import math
-import os
 import re
-import select
-import shutil
-import subprocess
-import time
+import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -19,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browser import BROWSER, Browser
 from command_line import Cli, command_line
 
 from forethought.rollout import traces_of
@@ -31,7 +28,6 @@ HOSTILE = (
     "<img src=https://evil.example/x onerror=\"document.title='owned'\">"
     "<!-- <script> ]]> {{ 7*7 }} ${7*7} &lt;b&gt; \u2028 \u202etxet denrut\u202c \x00\x1b[2J\x9b \ud800 \U000e0041"
 )
-BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 ASSETS = Path(__file__).parent.parent / "forethought" / "scaling"
 
 
@@ -102,13 +98,14 @@ def test_no_verdict_is_a_zero_and_no_number_breaks_the_page(tmp_path: Path) -> N
 def test_judges_stand_at_the_leaf_and_along_its_path(tmp_path: Path) -> None:
     said = {
         4: {"grade": Verdict(1.0, answer="7", note="equal"), "prm": Verdict(0.5, steps=(0.75, 0.25), cost=9)},
+        3: {"prm": Verdict(0.125, steps=(None, 0.5)), "other": Verdict(None, steps=(0.5, 0.5, 0.5))},
         2: {"grade": Verdict(None, note="no answer"), "value": Verdict(0.5)},
     }
     data = data_of(write_tree(tmp_path / "tree.html", small(), verdicts=said))
     assert data["scores"] == {
         "value": [None, 0.5, None, 0.125, 1],
         "grade": [None, None, None, None, 1],
-        "prm": [None, 0.75, None, None, 0.5],
+        "prm": [None, 0.75, None, 0.125, 0.5],
         "value (a judge's)": [None, None, 0.5, None, None],
     }
     assert data["said"]["4"] == ["grade: 1, answer 7 (equal)", "prm: 0.5, 9 tokens spent"]
@@ -254,95 +251,9 @@ def test_a_tree_is_drawn_from_a_store_by_name_or_by_one_of_its_traces(cli: Cli, 
 
 
 def test_the_page_s_files_are_packaged() -> None:
-    import tomllib
-
     project = tomllib.loads((ASSETS.parent.parent / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]["forethought"]
     assert {f"**/*{path.suffix}" for path in ASSETS.glob("tree_page.*") if path.suffix != ".py"} <= set(patterns)
-
-
-class Browser:
-    """A page in a browser without a window, spoken to by the DevTools protocol over a pipe."""
-
-    def __init__(self, profile: Path) -> None:
-        inward, self.write = os.pipe()
-        self.read, outward = os.pipe()
-        options = "--headless --no-sandbox --disable-gpu --remote-debugging-pipe --no-first-run --disable-extensions"
-        self.process = subprocess.Popen(
-            [
-                "bash",
-                "-c",
-                f'exec "$0" {options} --user-data-dir="$1" 3<&{inward} 4>&{outward}',
-                BROWSER or "",
-                profile,
-            ],
-            pass_fds=(inward, outward),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        os.close(inward)
-        os.close(outward)
-        self.buffer, self.count, self.session = b"", 0, ""
-        self.events: list[dict[str, Any]] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Log", "Runtime"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **params: Any) -> dict[str, Any]:
-        self.count += 1
-        message = {"id": self.count, "method": method, "params": params}
-        message |= {"sessionId": self.session} if self.session else {}
-        os.write(self.write, json.dumps(message).encode() + b"\0")
-        while (answer := self.message()).get("id") != self.count:
-            self.events.append(answer)
-        assert "error" not in answer, answer
-        return dict(answer["result"])
-
-    def message(self) -> dict[str, Any]:
-        until = time.monotonic() + 60
-        while b"\0" not in self.buffer:
-            assert select.select([self.read], [], [], max(0, until - time.monotonic()))[0], "the browser says nothing"
-            piece = os.read(self.read, 1 << 20)
-            assert piece, "the browser has gone"
-            self.buffer += piece
-        first, _, self.buffer = self.buffer.partition(b"\0")
-        return dict(json.loads(first))
-
-    def open(self, path: Path) -> None:
-        """The page, drawn; whatever it reports from here on is in `events`."""
-        self.events = []
-        self.call("Page.navigate", url=path.as_uri())
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self.events.append(self.message())
-
-    def ask(self, expression: str) -> Any:
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
-        return answer["result"].get("value")
-
-    def press(self, *keys: str) -> None:
-        for key in keys:
-            self.call("Input.dispatchKeyEvent", type="keyDown", key=key)
-            self.call("Input.dispatchKeyEvent", type="keyUp", key=key)
-
-    def type(self, field: str, text: str) -> None:
-        self.ask(f"(f => {{ f.value = {json.dumps(text)}; f.dispatchEvent(new Event('input')) }})({field})")
-
-    def complaints(self) -> list[str]:
-        """Errors of the page and what its content policy refused."""
-        wrong = ("Runtime.exceptionThrown", "Log.entryAdded")
-        return [json.dumps(event) for event in self.events if event.get("method") in wrong]
-
-    def rows(self) -> list[str]:
-        """The step of each drawn row, from top to bottom."""
-        return list(self.ask("[...document.querySelectorAll('.row .what')].map(e => e.textContent)"))
-
-    def close(self) -> None:
-        self.process.terminate()
-        self.process.wait(timeout=30)
-        os.close(self.read)
-        os.close(self.write)
 
 
 @pytest.fixture(scope="module")
@@ -410,6 +321,21 @@ def test_in_a_browser_siblings_are_ranked(browser: Browser, tmp_path: Path) -> N
     assert "and 200 more" in browser.ask(PANEL)
     browser.ask("document.querySelectorAll('#siblings button')[1].click()")
     assert browser.ask(CHOSEN) == "guess 214"  # 7 * 214 = 1498
+
+
+def test_in_a_browser_a_tree_may_be_bare(browser: Browser, tmp_path: Path) -> None:
+    unscored = Tree(user("?"), "m", Budget(), (Node(-1, None, children=(1,)), Node(0, Step(""))))
+    for tree, rows in (
+        (unscored, ["the question", "(nothing)"]),
+        (Tree((), "", Budget(), (Node(-1, None),)), ["the question"]),
+    ):
+        browser.open(write_tree(tmp_path / "tree.html", tree))
+        assert browser.rows() == rows
+        assert not browser.ask("document.getElementById('score').checkVisibility()")
+        assert browser.ask("getComputedStyle(document.querySelector('.row .visits')).display") == "none"
+        browser.ask("document.getElementById('tree').focus()")
+        browser.press("ArrowDown", "ArrowRight", "ArrowLeft", "End", "PageUp", "Enter", "x")
+        assert browser.complaints() == []
 
 
 def test_in_a_browser_hostile_text_is_shown_and_does_nothing(browser: Browser, tmp_path: Path) -> None:

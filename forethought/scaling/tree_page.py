@@ -163,9 +163,10 @@ def _scores(tree: Tree, verdicts: Verdicts) -> dict[str, list[float | str | None
         path = tree.path(leaf)
         for judge, said in by.items():
             column = columns.setdefault(judge if judge != VALUE else "value (a judge's)", [None] * len(tree.nodes))
-            for node, score in zip(path, said.steps, strict=False):
-                column[node] = score
-            column[leaf] = column[leaf] if said.score is None else said.score
+            # A judge that cut the thought into other steps than the search did speaks of no node but the leaf.
+            along = said.steps if len(said.steps) == len(path) else ()
+            for node, score in (*zip(path, along, strict=False), (leaf, said.score)):
+                column[node] = column[node] if score is None else score
     return {
         name: [_number(score) for score in column]
         for name, column in columns.items()
@@ -188,7 +189,9 @@ def _marked(tree: Tree) -> tuple[int | None, str]:
     worth = {
         leaf: value
         for leaf in tree.leaves()
-        if (value := tree.nodes[leaf].value) is not None and tree.steps(leaf)[-1].stop in FINISHED
+        if (value := tree.nodes[leaf].value) is not None
+        and (step := tree.nodes[leaf].step) is not None
+        and step.stop in FINISHED
     }
     return (max(worth, key=worth.__getitem__), "highest value of a finished thought") if worth else (None, "")
 
