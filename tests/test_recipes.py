@@ -205,6 +205,19 @@ def test_sft_learns_its_examples_and_goes_on_where_it_stopped(tmp_path: Path, mo
     assert len(load_report(tmp_path / "part").stages) == 2
 
 
+def test_recomputed_activations_change_the_bill_and_not_the_model(thinker: str, tmp_path: Path) -> None:
+    config = sft.Config(
+        model=thinker, problems="sums:terms=2,most=3", examples=8, batch=8, steps=3, eval_problems=2, eval_samples=1,
+        max_tokens=20, out=str(tmp_path / "kept"),
+    )  # fmt: skip
+    kept = sft.main(config)
+    again = sft.main(replace(config, recompute=True, out=str(tmp_path / "recomputed")))
+    for name, weight in weights(kept, 3).items():
+        torch.testing.assert_close(weight, weights(again, 3)[name], atol=1e-6, rtol=0)
+    bills = [load_report(folder).stages[1].train_flops for folder in (kept, again)]
+    assert bills[1] == pytest.approx(bills[0] * 4 / 3)
+
+
 def test_sft_imitates_bare_answers_where_asked(tmp_path: Path) -> None:
     asked = sft.Config(
         problems="sums:terms=2,most=3", examples=4, batch=4, steps=1, direct=True, eval_problems=0,

@@ -93,7 +93,7 @@ def main(config: Config, resume: Path | None = None) -> Path:
     """Run the recipe and return its folder; raises KeyboardInterrupt once the place is saved after Ctrl-C."""
     task = open_task(config.problems, question=config.question, answer=config.answer)
     student = Student.load(config.model, dtype=config.dtype)
-    student.adapt(config.lora_rank, config.seed)
+    student.prepare(config)
     place = checkpoint.latest(resume) if resume else None
     weigh, normaliser = METHODS[config.method]
     loss = partial(

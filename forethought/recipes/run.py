@@ -50,6 +50,8 @@ class Settings:
     """Of these thoughts."""
     lora_rank: int = 0
     """Leave the weights as they are and train low-rank adapters of this rank over them; 0 trains the weights."""
+    recompute: bool = False
+    """Keep no activations between the passes but compute them again: a third more work for a fraction of the memory."""
     dtype: str = "auto"
     """auto, bf16 or fp32."""
     sinks: Annotated[tuple[str, ...], tyro.conf.arg(help_behavior_hint="(default: none)")] = ()

@@ -62,7 +62,7 @@ def main(config: Config, resume: Path | None = None) -> Path:
     student = Student.load(
         config.model, tiny=TinyConfig(config.layers, config.width, seed=config.seed), dtype=config.dtype
     )
-    student.adapt(config.lora_rank, config.seed)
+    student.prepare(config)
     learner = student.schooled(config.lr, config.warmup, config.steps)
     place = checkpoint.latest(resume) if resume else None
     first = 0

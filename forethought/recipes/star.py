@@ -119,7 +119,7 @@ def main(config: Config, resume: Path | None = None) -> Path:
             student.save(run.folder / "base")
         student.refresh(0)
         student.examine("base", run, task, config)
-        student.adapt(config.lora_rank, config.seed)
+        student.prepare(config)
         base = student.weights()
         if place is not None:
             checkpoint.load(place, student.learner(lr=config.lr))

@@ -17,7 +17,7 @@ from forethought.engines.local import LocalEngine, TinyConfig, load_model
 from forethought.engines.local.quiet import quiet
 from forethought.engines.open import described, find, label_of
 from forethought.problems import Task
-from forethought.recipes.run import Run
+from forethought.recipes.run import Run, Settings
 from forethought.rollout import collect
 from forethought.scaling.cost import inference_flops, training_flops
 from forethought.scaling.measure import gather
@@ -47,6 +47,8 @@ class Student:
     sampled_tokens: int = 0
     prefilled_tokens: int = 0
     """Of prompts; one that several thoughts share counts once."""
+    recompute: bool = False
+    """Does learning compute activations again in the backward pass?"""
     began: float = field(default_factory=time.perf_counter)
 
     @classmethod
@@ -64,14 +66,16 @@ class Student:
         low = str(engine.dtype) == "torch.bfloat16"
         return cls(label, model, tokenizer, engine, "bf16" if low else "fp32")
 
-    def adapt(self, rank: int, seed: int) -> None:
-        """From here on leave the weights as they are and train low-rank adapters over them; 0 trains the weights."""
-        if rank:
-            self.model = adapted(self.model, rank, seed)
+    def prepare(self, config: Settings) -> None:
+        """From here on learn as `config` says: by adapters over weights that stay as they are where it has a
+        `lora_rank`, with little memory where it says `recompute`."""
+        self.recompute = config.recompute
+        if config.lora_rank:
+            self.model = adapted(self.model, config.lora_rank, config.seed)
 
     def learner(self, **options: Any) -> Learner:
         """A fresh optimizer over the weights."""
-        return Learner(self.model, autocast=self.autocast, **options)
+        return Learner(self.model, autocast=self.autocast, recompute=self.recompute, **options)
 
     def schooled(self, lr: float, warmup: int, steps: int) -> Learner:
         """A fresh optimizer whose rate rises to `lr` and falls to nothing over `steps` steps."""
@@ -160,7 +164,7 @@ class Student:
             pools=gather((trace for group in groups for trace in group), problems),
             training_tokens=learned,
             sampled_tokens=sampled,
-            train_flops=training_flops(parameters, learned, frozen=frozen),
+            train_flops=training_flops(parameters, learned, frozen=frozen, recompute=self.recompute),
             sample_flops=inference_flops(parameters, sampled + prefilled),
             seconds=time.perf_counter() - self.began,
         )

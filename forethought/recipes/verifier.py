@@ -120,7 +120,7 @@ def main(config: Config, resume: Path | None = None) -> Path:
     """Run the recipe and return its folder; raises KeyboardInterrupt once the place is saved after Ctrl-C."""
     source = chosen(Path(config.store), config.run) if config.store else None
     student = Student.load(config.model, dtype=config.dtype)
-    student.adapt(config.lora_rank, config.seed)
+    student.prepare(config)
     if config.freeze:
         student.model.requires_grad_(False)
     rates: dict[str, Any] = {"lr": config.lr, "warmup": min(config.warmup, config.steps - 1)}

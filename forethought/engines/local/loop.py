@@ -23,7 +23,7 @@ from forethought.engines.local.stops import Stops
 from forethought.engines.usage import Usage
 from forethought.types import Sampling, Stop
 
-PREFILL_TOKENS = 16_384
+PREFILL_TOKENS = 8192
 """Most tokens in one prefill, padding to the longest counted."""
 WORTH = 8
 """Tokens that several new prefixes must share to be computed ahead of them: a wave costs as much as a few tokens."""
