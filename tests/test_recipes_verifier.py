@@ -272,13 +272,13 @@ def test_what_is_asked_wrongly_is_refused_before_anything_is_learned(trunk: str,
 
 @pytest.mark.slow
 def test_an_outcome_head_learns_to_judge_chains_in_a_minute(tmp_path: Path) -> None:
-    """A policy that is right about half of the time, its own thoughts, their grades: AUC on problems held out."""
+    """A policy that is hot enough to err, its own thoughts, their grades: AUC on problems held out."""
     taught: dict[str, Any] = {"problems": TASK.name, "batch": 32, "max_tokens": 48}
     cold = sft.Config(
-        **taught, examples=3500, steps=110, lr=3e-3, layers=2, width=64, eval_problems=0, out=str(tmp_path / "cold")
+        **taught, examples=4000, steps=700, lr=3e-3, layers=2, width=64, eval_problems=0, out=str(tmp_path / "cold")
     )
     asked = verifier.Config(
-        **taught, model=str(sft.main(cold)), steps=200, lr=1e-3, eval_temperature=1.2, out=str(tmp_path / "run")
+        **taught, model=str(sft.main(cold)), steps=200, lr=1e-3, eval_temperature=1.7, out=str(tmp_path / "run")
     )
     began = time.process_time()
     run = verifier.main(asked)
