@@ -150,6 +150,20 @@ def test_many_short_rows_and_then_a_long_one_stay_within_the_limit() -> None:
     assert loop.peak_bytes <= loop.cache_bytes
 
 
+def test_a_prompt_that_rows_share_takes_its_memory_from_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contexts, "WORTH_BYTES", 1)
+    loop = tiny_loop(cache_bytes=(4 * PAGE + 60) * BYTES)
+    finish(loop, *(Given(tuple(range(9 + i, 29 + i)), [(19, 20)], values=False) for i in range(12)))
+    assert loop.tree.bytes > loop.cache_bytes // 2
+    prompt = tuple(range(40, 70))
+    for seed in range(4):
+        ask(loop, Sample(prompt, 2, Sampling(2), seed))
+    loop.round()
+    assert loop.contexts
+    assert loop.slots.bytes + loop.contexts.bytes + loop.tree.bytes <= loop.cache_bytes
+    assert loop.peak_bytes <= loop.cache_bytes
+
+
 def test_waiting_requests_join_in_the_order_they_came() -> None:
     loop = tiny_loop(max_rows=2)
     requests = [Sample((2, 9 + i), 3, Sampling(3), seed=i) for i in range(10)]
