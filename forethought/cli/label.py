@@ -23,9 +23,11 @@ from forethought.types import Problem, Sampling, Trace
 
 DESCRIPTION = """Label the steps of a store's thoughts; they are kept there again with the labels, as another run.
 
-true    what the task knows: is the step right? It costs nothing
-mc      the share of k continuations from the step's end that are right (Math-Shepherd)
-omega   the same, at the places that a binary search for the first error looks at (OmegaPRM)
+true: what the task knows; is the step right? It costs nothing.
+
+mc: the share of k continuations from the step's end that are right (Math-Shepherd).
+
+omega: the same, at the places that a binary search for the first error looks at (OmegaPRM).
 
 Thoughts are labelled whole problems at a time; the same command goes on where it was stopped. Labels of people are
 verdicts in a store like any other: `forethought train verifier --labels NAME` reads them."""
