@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv$(patsubst %,-%,$(filter-out python3,$(notdir $(PYTHON))))
 WORKERS ?= 2
 ARGS ?=
-BENCH ?= sampling grpo_vs_trl tree_training
+BENCH ?= sampling grpo_vs_trl tree_training beam_prm
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable
@@ -20,7 +20,7 @@ help:
 	@echo "make test-slow  the tests that take minutes or fetch the pretrained model"
 	@echo "make lint       ruff, ruff format --check, mypy --strict, files over 400 lines"
 	@echo "make format     let ruff rewrite the code"
-	@echo "make bench      sampling, GRPO and tree training against what else there is (BENCH=sampling for one of them)"
+	@echo "make bench      sampling, GRPO, tree training and search against what else there is (BENCH=sampling for one of them)"
 	@echo "make setup      only make $(VENV) and install into it"
 	@echo "make clean      remove environments and caches"
 
