@@ -155,3 +155,37 @@ def test_what_eval_refuses(cli: Cli, tmp_path: Path, options: list[str], named: 
     (tmp_path / "full" / "x").touch()
     assert named in evaluated(cli, *options).error
     assert not (tmp_path / "runs").exists()
+
+
+def test_each_answer_can_be_searched_for_and_its_price_is_told(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = scripted(monkeypatch, adder)
+    said = evaluated(cli, "--search", "majority", "--think", 150, "--max-tokens", 50, "--out", "run")
+    assert said.status == 0
+    assert "6 problems × 4 × up to 150 tokens: at most 3,600 to draw" in said.err
+    traces = list(open_store("run/store").traces())
+    assert len(traces) == 6 * 4
+    assert engine.calls == 6 * 4 * 3
+    assert len({trace.tree for trace in traces}) == 6
+    mean = engine.tokens / 24
+    assert f"majority spent {mean:,.0f} tokens and 0 on judging for an answer (mean of 24)" in said.out
+    one = sum(trace.reward == 1 for trace in traces) / 24
+    assert f"{100 * one:.1f} [" in said.out
+    engine = scripted(monkeypatch, adder)
+    assert cli("eval", "--resume", "run").status == 0
+    assert engine.calls == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--search", "bestofn"], "did you mean 'best-of-n'"),
+        (["--search", "mcts"], "mcts goes by a verifier's scores"),
+        (["--verify", "confidence"], "one thought needs no judge; give --search"),
+        (["--search", "majority", "--think", "0"], "a budget of 0 tokens"),
+    ],
+)
+def test_a_search_that_eval_cannot_make_is_refused(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, options: list[str], named: str
+) -> None:
+    monkeypatch.setattr(model, "open_engine", lambda name, **_: pytest.fail("the model was opened"))
+    assert named in evaluated(cli, *options).error

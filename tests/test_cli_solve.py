@@ -17,9 +17,10 @@ from command_line import Cli, command_line, scripted
 from forethought.cli import model
 from forethought.engines.http import HttpEngine
 from forethought.engines.open import described, open_engine, public
-from forethought.engines.scripted import always
+from forethought.engines.scripted import Reply, always
 from forethought.thought.marks import INSTRUCTION, compose
-from forethought.types import user
+from forethought.types import Messages, Sampling, Step, Verdict, user
+from forethought.verify.verdict import Opened
 
 
 @pytest.fixture
@@ -195,3 +196,70 @@ def test_a_password_in_a_url_is_not_shown(tmp_path: Path) -> None:
     assert public("http://me:secret@127.0.0.1:1/v1#m") == "http://127.0.0.1:1/v1#m"
     assert described("http://me:secret@127.0.0.1:1/v1#m") == "m behind http://127.0.0.1:1/v1"
     assert public("org/na@me") == "org/na@me"
+
+
+def walker(messages: Messages, prefix: tuple[Step, ...], sampling: Sampling, call: int) -> Reply:
+    """A line, then an answer; two lines in three lead to a wrong one."""
+    if prefix or not sampling.stop:
+        return "</think>\\boxed{5}" if prefix and "wrong" in prefix[0].text else "</think>\\boxed{4}"
+    return "<think> right\n" if (sampling.seed or 0) % 3 == 0 else "<think> wrong\n"
+
+
+async def judge(messages: Messages, steps: tuple[Step, ...]) -> Verdict:
+    return Verdict(0.9 if "right" in steps[0].text else 0.1, cost=1)
+
+
+def test_solve_searches_by_name_and_a_verifier(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[str, object]] = []
+
+    def verifier(spec: str, engine: object, **options: object) -> Opened:
+        opened.append((spec, engine))
+        return Opened(judge)
+
+    monkeypatch.setattr(model, "open_verifier", verifier)
+    engine = scripted(monkeypatch, walker)
+    options = ["--search", "mcts", "--max-tokens", 40, "--think", 400, "--seed", 0, "--verify-tokens", 1]
+    said = cli("solve", "2+2?", *options, "--verify", "critic", "--show-thought")
+    assert (said.status, said.out) == (0, "right\n\n4\n")
+    assert opened == [("critic", engine)]
+    assert "mcts, 400 tokens in all" in said.err
+    assert "score 0.900" in said.err
+    assert int(re.findall(r"(\d+) tokens, ", said.err)[-1]) > engine.tokens  # the judge's are counted
+
+
+def test_a_folder_s_head_is_put_on_the_model_only_where_it_is_its_own(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("policy", "judge"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").touch()
+    opened: list[object] = []
+
+    def verifier(spec: str, engine: object, **options: object) -> Opened:
+        opened.append(engine)
+        return Opened(judge)
+
+    monkeypatch.setattr(model, "open_verifier", verifier)
+    engine = scripted(monkeypatch, walker)
+    for name in ("policy", "judge"):
+        cli("solve", "2+2?", "--model", "./policy", "--verify", f"./{name}", "--instruct", "no")
+    assert opened == [engine, None]
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        (["--search", "mtcs"], "there is no search 'mtcs'; did you mean 'mcts'"),
+        (["--search", "beam"], "beam goes by a verifier's scores, and there is none: give --verify"),
+        (["--think", "auto"], "there is no allocation; give --allocation FILE"),
+        (["--allocation", "a.json"], "say --think auto"),
+        (["--think", "auto", "--allocation", "a.json", "--k", "3"], "leave out --search and --k"),
+        (["--think", "auto", "--allocation", "none.json"], "none.json cannot be read"),
+        (["--think", "hihg"], "did you mean 'high'"),
+    ],
+)
+def test_a_search_that_cannot_be_is_refused_before_the_model_is_opened(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, options: list[str], named: str
+) -> None:
+    monkeypatch.setattr(model, "open_engine", lambda name, **_: pytest.fail("the model was opened"))
+    assert named in cli("solve", "2+2?", *options).error

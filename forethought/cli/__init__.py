@@ -17,6 +17,8 @@ COMMANDS = {
     "label": ("label", "label the steps of thoughts: what is right, or what comes of going on from there"),
     "verify": ("verify", "train a verifier, or have one judge the thoughts of a store"),
     "eval": ("evaluate", "measure a model on problems whose answers can be checked"),
+    "sweep": ("sweep", "measure searches at one grid of budgets: what thinking longer buys"),
+    "allocate": ("allocate", "from a sweep, which search to take for which difficulty and budget"),
     "report": ("report", "write a run's report again from what it measured"),
     "models": ("models", "which models there are, and how to name any other"),
     "store": ("store", "look into the traces that a run kept: ls, show, tree, export"),
