@@ -24,6 +24,7 @@ from forethought.recipes.student import Student
 from forethought.scaling.stages import load_report
 from forethought.store import open_store
 from forethought.train import checkpoint
+from forethought.train.losses import nll
 from forethought.train.metrics import read
 from forethought.types import Problem, Trace, Verdict
 
@@ -231,7 +232,7 @@ def test_sft_imitates_bare_answers_where_asked(tmp_path: Path) -> None:
 def beginner(tmp_path_factory: pytest.TempPathFactory) -> str:
     """A base that writes thoughts in our form and ends them, right or wrong."""
     asked = star.Config(
-        problems="addition:digits=1-2", iterations=0, known=1, easy=12, shown=6, hinted=6, cold_steps=150, cold_lr=3e-3,
+        problems="addition:digits=1-2", iterations=0, known=1, easy=12, shown=6, hinted=6, cold_steps=80, cold_lr=3e-3,
         batch=8, eval_problems=0, out=str(tmp_path_factory.mktemp("star") / "base"), layers=2, width=64,
     )  # fmt: skip
     return str(star.main(asked) / "base")
@@ -304,6 +305,26 @@ def test_star_shows_hints_with_the_few_examples_of_the_harder_levels_only() -> N
     assert all(re.search(r">\d \+ \d = \?<", text) for text in easy)
     assert len(easy) == len(set(easy)) == 32
     assert cold[len(easy) :] == [shown, shown, *with_hint]
+
+
+@pytest.mark.parametrize(("solved", "steps"), [(0.0, 8), (1.1, 8 + 4 * 2)])
+def test_the_cold_start_of_star_goes_on_while_the_known_levels_are_unsolved(
+    monkeypatch: pytest.MonkeyPatch, solved: float, steps: int
+) -> None:
+    monkeypatch.setattr(star, "SOLVED", solved)
+    monkeypatch.setattr(star, "PROBES", 4)
+    taken: list[Any] = []
+
+    def counted(*batch: Any) -> Any:
+        taken.append(batch)
+        return nll(*batch)
+
+    monkeypatch.setattr(star, "nll", counted)
+    student = Student.load("tiny", tiny=TinyConfig(**SMALL))
+    asked = star.Config(known=1, easy=4, shown=2, hinted=2, cold_steps=8, batch=2, max_tokens=5, **SMALL)
+    task = open_task("addition:digits=1-2")
+    star.cold_start(student, task, asked, star.lessons(student, task, asked)[0])
+    assert len(taken) == steps
 
 
 def test_the_lab_refuses_a_run_with_other_settings_before_it_runs_anything(tmp_path: Path) -> None:

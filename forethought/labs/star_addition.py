@@ -109,20 +109,17 @@ def table(run: Path) -> str:
     """Accuracy in per cent: a row for each length, a column for each stage; and the stage where it crosses 50 %."""
     stages = load_report(run).stages
     levels = sorted({pool.level or "" for stage in stages for pool in stage.pools})
-    lines = [f"{run.name}: " + " ".join(f"{index:>4}" for index in range(len(stages)))]
+    lines = [f"{run.name:>14} " + " ".join(f"{index:>4}" for index in range(len(stages)))]
     for level in [*levels, "all"]:
         curve = [_accuracy(stage, level) for stage in stages]
         crossing = next((str(index) for index, value in enumerate(curve) if value >= 0.5), "never")
         name = f"{level} digits" if level != "all" else "all"
-        lines.append(f"{name:>9} " + " ".join(f"{100 * value:4.0f}" for value in curve) + f"   50 % at {crossing}")
-    sound = [
-        (row.get("sound_thoughts"), row.get("sound_rationales"))
-        for row in map(json.loads, (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
-        if "sound_thoughts" in row
-    ]
-    if sound:
-        share = [f"{100 * (rationales if rationales is not None else thoughts):.0f}" for thoughts, rationales in sound]
-        lines.append(f"{'sound':>9}      " + " ".join(f"{value:>4}" for value in share) + "   % of what was learned")
+        lines.append(f"{name:>14} " + " ".join(f"{100 * value:4.0f}" for value in curve) + f"   50 % at {crossing}")
+    rows = [json.loads(row) for row in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    for name in ("sound_thoughts", "sound_rationales"):
+        share = [f"{100 * row[name]:4.0f}" if name in row else "   -" for row in rows]
+        if any(name in row for row in rows):
+            lines.append(f"{name:>16}    " + " ".join(share) + "   % of the right ones have only right lines")
     return "\n".join(lines)
 
 

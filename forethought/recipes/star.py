@@ -39,6 +39,11 @@ from forethought.train.learner import Learner
 from forethought.train.losses import nll
 from forethought.types import Datum, Messages, Problem, Sampling, Trace
 
+PROBES = 250
+"""Problems of all levels, of which those of the known ones are asked after the cold start."""
+SOLVED = 0.95
+"""Share of these that must be right."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config(Settings):
@@ -83,7 +88,8 @@ class Config(Settings):
     cold_lr: float = 2e-3
     """Peak learning rate of the cold start."""
     cold_steps: int = 2000
-    """Optimizer steps of the cold start; 0 for a model that already thinks in our form."""
+    """Optimizer steps of the cold start; 0 for a model that already thinks in our form. Where they leave the known
+    levels unsolved, up to as many again follow."""
     layers: int = 4
     """Of a fresh `tiny`."""
     width: int = 128
@@ -115,7 +121,7 @@ def main(config: Config, resume: Path | None = None) -> Path:
         cold, reminders = lessons(student, task, config)
         if not begun:
             if config.cold_steps:
-                teach(student, config, cold, config.cold_lr, config.cold_steps, config.seed, "cold start")
+                cold_start(student, task, config, cold)
             student.save(run.folder / "base")
         student.refresh(0)
         student.examine("base", run, task, config)
@@ -198,6 +204,23 @@ def lessons(student: Student, task: Task, config: Config) -> tuple[list[Datum], 
         return supervised([(problem.messages, worked(problem)) for problem in problems], student.tokenizer)
 
     return data([*cold, *with_hint] if config.cold_steps else []), data([*shown, *with_hint])
+
+
+def cold_start(student: Student, task: Task, config: Config, examples: Sequence[Datum]) -> None:
+    """Imitate worked examples until the known levels are solved: adding is learned late and at once, at a step that
+    differs by hundreds from seed to seed."""
+    teach(student, config, examples, config.cold_lr, config.cold_steps, config.seed, "cold start")
+    levels = list(levels_of(task.load("train", count=PROBES, seed=config.seed + 2)).values())
+    probes = [problem for level in levels[: config.known] for problem in level]
+    for more in range(1, 5):
+        student.refresh(0)
+        groups = student.sample(probes, task, 1, Sampling(config.max_tokens, 0.0, seed=config.seed), "check")
+        right = sum(trace.reward == 1 for group in groups for trace in group)
+        if right >= SOLVED * len(probes):
+            return
+        print(f"the cold start left {right} of {len(probes)} problems of the known levels right; it goes on")
+        steps = max(1, config.cold_steps // 4)
+        teach(student, config, examples, config.cold_lr / 2, steps, config.seed + more, f"cold start, {more} of 4 more")
 
 
 def teach(
