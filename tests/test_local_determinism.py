@@ -8,8 +8,11 @@ from typing import Any
 import pytest
 from local_engines import Request, run, tiny_engine, together
 
-from forethought.engines.local import contexts
+from forethought.engines.local import LocalEngine, contexts
+from forethought.engines.local.load import load_model
 from forethought.types import Sampling, Step, user
+
+INSTRUCTIONS = "Work it out step by step, in one line a step, and give the result in a line of its own.\n"
 
 
 def requests() -> list[Request]:
@@ -40,6 +43,10 @@ def alone() -> list[Step]:
         steps.append(run(engine.sample(*request)))
     assert sum(len(step.tokens) for step in steps) > 1000
     return steps
+
+
+def test_the_same_requests_to_the_same_engine_give_the_same_bits() -> None:
+    assert together(tiny_engine(), requests()) == together(tiny_engine(), requests())
 
 
 @pytest.mark.parametrize("rows", [3, 8, 256])
@@ -101,3 +108,53 @@ def test_one_seed_one_draw_and_another_seed_another() -> None:
     assert once(5).tokens == once(5).tokens
     assert once(5).tokens != once(6).tokens
     assert once(None).tokens != once(None).tokens
+
+
+def told_apart(one: list[Step], other: list[Step]) -> tuple[int, int, int, float]:
+    """Tokens alike, draws that went another way, log-probabilities that differ in any bit, and by how much at most.
+
+    A sample is compared up to where it first goes another way.
+    """
+    tokens = other_ways = bits = 0
+    most = 0.0
+    for left, right in zip(one, other, strict=True):
+        for number, (token, logprob) in enumerate(zip(left.tokens, left.logprobs, strict=True)):
+            if number >= len(right.tokens) or token != right.tokens[number]:
+                other_ways += 1
+                break
+            gap = abs(logprob - right.logprobs[number])
+            tokens, bits, most = tokens + 1, bits + (gap > 0), max(most, gap)
+    return tokens, other_ways, bits, most
+
+
+@pytest.mark.smollm2
+@pytest.mark.parametrize(
+    ("name", "dtype", "most", "ways"),
+    [("tiny", "fp32", 1e-5, 0), ("smollm2-135m", "fp32", 1e-4, 8), ("smollm2-135m", "bf16", 0.5, 32)],
+)
+def test_the_embedded_models_draw_as_alike_as_their_page_says(name: str, dtype: str, most: float, ways: int) -> None:
+    """The table in docs/engines.md: `pytest -s -m smollm2 tests/test_local_determinism.py`."""
+    model, tokenizer = load_model(name)
+    asked: list[Request] = [
+        (user(f"{INSTRUCTIONS}How much is {i // 2} times {i + 3}?"), (), Sampling(max_tokens=64, seed=i))
+        for i in range(32)
+    ]
+    engine = LocalEngine(model, tokenizer, name=name, dtype=dtype)
+    single = []
+    for request in asked:
+        engine._loop.tree.clear()
+        single.append(run(engine.sample(*request)))
+    engine._loop.tree.clear()
+    batch = together(engine, asked)
+    others = {
+        "alone or in one batch": (single, batch),
+        "in one batch, prefixes kept or not": (batch, together(engine, asked)),
+    }
+    for how, (one, other) in others.items():
+        tokens, other_ways, bits, gap = told_apart(one, other)
+        print(
+            f"\n{name} in {dtype}, {how}: {tokens} tokens alike, then {other_ways} of 32 samples go other ways;", end=""
+        )
+        print(f" {bits / tokens:.0%} of log-probabilities differ, by {gap:.1e} at most")
+        assert gap < most
+        assert other_ways <= ways
