@@ -13,6 +13,7 @@ from command_line import Cli, Said, adder, command_line, scripted
 
 from forethought.cli import evaluate, model
 from forethought.engines.scripted import Reply
+from forethought.scaling import report
 from forethought.scaling.stages import load_report
 from forethought.scaling.sweep import read
 from forethought.search.allocate import load
@@ -24,6 +25,12 @@ from forethought.types import Messages, Sampling, Step
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
     """`forethought` with these words, in a folder of its own."""
     return command_line(capsys, monkeypatch, tmp_path)
+
+
+@pytest.fixture
+def pageless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the page, whose pictures take a second: `test_sweep_measures_keeps_and_reports` has it."""
+    monkeypatch.setattr(report, "write_report", lambda path, record: path)
 
 
 def swept(cli: Cli, *options: object) -> Said:
@@ -63,6 +70,7 @@ def test_sweep_measures_keeps_and_reports(cli: Cli, monkeypatch: pytest.MonkeyPa
     assert (again.status, Path("run/report.html").read_text()) == (0, page)
 
 
+@pytest.mark.usefixtures("pageless")
 @pytest.mark.parametrize("call", [21, 60])
 def test_a_sweep_that_was_stopped_goes_on(cli: Cli, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     """Ctrl-C in the bank or among the searches, then `--resume`: the same numbers, and nothing drawn twice."""
@@ -91,6 +99,7 @@ def test_a_sweep_that_was_stopped_goes_on(cli: Cli, monkeypatch: pytest.MonkeyPa
     assert cli("sweep", "--resume", "run").status == 0
 
 
+@pytest.mark.usefixtures("pageless")
 def test_an_engine_that_is_gone_stops_the_sweep_and_its_problems_are_drawn_again(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +136,7 @@ def test_what_sweep_refuses(cli: Cli, monkeypatch: pytest.MonkeyPatch, options: 
     assert engine.calls == 0
 
 
+@pytest.mark.usefixtures("pageless")
 def test_a_sweep_is_allocated_and_solved_by(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = scripted(monkeypatch, adder)
     swept(cli, "--out", "run")
@@ -149,17 +159,15 @@ def test_a_sweep_is_allocated_and_solved_by(cli: Cli, monkeypatch: pytest.Monkey
     assert 2 <= engine.calls <= 240 // plan.price
 
 
-@pytest.mark.parametrize(
-    ("options", "named"),
-    [
-        (["--probe", "9"], "probe is 9"),
-        (["--bins", "0"], "bins is 0"),
-        (["--probe", "8"], "take fewer, or sweep a larger grid"),
-    ],
-)
-def test_what_allocate_refuses(cli: Cli, monkeypatch: pytest.MonkeyPatch, options: list[str], named: str) -> None:
+@pytest.mark.usefixtures("pageless")
+def test_what_allocate_refuses(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, adder)
     swept(cli, "--out", "run", "--search", "majority")
-    assert named in cli("allocate", "run", *options).error
+    for options, named in {
+        ("--probe", 9): "probe is 9",
+        ("--bins", 0): "bins is 0",
+        ("--probe", 8): "take fewer, or sweep a larger grid",
+    }.items():
+        assert named in cli("allocate", "run", *options).error
     assert not Path("run/allocation.json").exists()
     assert "is no run" in cli("allocate", "nowhere").error
