@@ -48,8 +48,7 @@ def test_sweep_measures_keeps_and_reports(cli: Cli, monkeypatch: pytest.MonkeyPa
     engine = scripted(monkeypatch, adder)
     said = swept(cli, "--out", "run")
     assert said.status == 0
-    assert "6 problems × 8 thoughts × up to 64 tokens: at most 3,072" in said.err
-    assert "revise at 2 budgets, 2 seeds: at most 3,600 more" in said.err
+    assert "6 problems × 8 thoughts × up to 64 tokens: at most 3,072 to draw; 24 searches: at most 3,600" in said.err
     assert re.search(r"^majority +240 +\d+\.\d \[", said.out, re.MULTILINE)
     assert said.out.splitlines()[-1] == "run/report.html"
 
@@ -96,7 +95,9 @@ def test_a_sweep_that_was_stopped_goes_on(cli: Cli, monkeypatch: pytest.MonkeyPa
     assert [{**row, "seconds": 0} for row in rows[0]] == [{**row, "seconds": 0} for row in rows[1]]
 
     monkeypatch.setattr(model, "open_engine", lambda name, **_: pytest.fail("there is nothing left to draw"))
-    assert cli("sweep", "--resume", "run").status == 0
+    said = cli("sweep", "--resume", "run")
+    assert said.status == 0
+    assert "0 problems × 8 thoughts × up to 64 tokens: at most 0 to draw; 0 searches: at most 0" in said.err
 
 
 @pytest.mark.usefixtures("pageless")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -68,14 +68,11 @@ class Config(Asked):
 
     @property
     def budgets(self) -> tuple[int, ...]:
-        """The grid, rising; a `ValueError` where it is none."""
+        """The grid, rising."""
         try:
-            found = sorted({int(word) for word in self.grid.split(",")})
+            return tuple(sorted({int(word) for word in self.grid.split(",")}))
         except ValueError:
-            found = [0]
-        if found[0] < 1:
-            raise ValueError(f"grid is {self.grid!r}; give numbers of tokens above 0, as 256,512,1024")
-        return tuple(found)
+            raise ValueError(f"grid is {self.grid!r}; give numbers of tokens, as 256,512,1024") from None
 
 
 def sweep(words: list[str]) -> int:
@@ -87,9 +84,10 @@ def sweep(words: list[str]) -> int:
         config = config_of(folder, RUN, Config)
     if config.seeds < 1:
         raise ValueError(f"seeds is {config.seeds}; it must be at least 1")
+    if config.budgets[0] < 1:
+        raise ValueError(f"grid is {config.grid!r}; a search needs a budget of at least 1 token")
     for name in config.strategies:
         check_judge(name, config.verify)
-    most = _most(config)
     config, task, problems, sampling = prepared(config)
     if folder is None:
         folder = folder_of(RUN, config.out, None)
@@ -97,34 +95,16 @@ def sweep(words: list[str]) -> int:
         write_config(folder, RUN, config, resume=False)
     if is_untrained(config.model):
         tell(UNTRAINED)
-    tell(most(len(problems)))
+    plan = _Plan(config, folder, task, problems, sampling, open_store(folder / "store"))
+    tell(_most(plan))
     try:
-        asyncio.run(_draw(_Plan(config, folder, task, problems, sampling, open_store(folder / "store"))))
+        asyncio.run(_draw(plan))
     except KeyboardInterrupt:
         raise KeyboardInterrupt(again(PROG, folder)) from None
     except ConnectionError as error:
         raise ConnectionError(f"{error}; go on with: {again(PROG, folder)}") from error
     _report(folder, config, problems)
     return 0
-
-
-def _most(config: Config) -> Callable[[int], str]:
-    """What the sweep of so many problems can cost, in words."""
-    run = [name for name in config.strategies if name not in PARALLEL]
-    grid = config.budgets
-
-    def told(problems: int) -> str:
-        bank = problems * config.k * config.max_tokens
-        text = (
-            f"{counted(problems, 'problem')} × {config.k} thoughts × up to {config.max_tokens} tokens: at most {bank:,}"
-        )
-        if run:
-            searches = problems * config.seeds * len(run) * sum(grid)
-            budgets, seeds = counted(len(grid), "budget"), counted(config.seeds, "seed")
-            text += f"; {', '.join(run)} at {budgets}, {seeds}: at most {searches:,} more"
-        return text
-
-    return told
 
 
 @dataclass(frozen=True)
@@ -166,6 +146,18 @@ def _unsearched(plan: _Plan) -> dict[tuple[str, int, int], list[Problem]]:
         arm: [problem for problem in plan.problems if (*arm, problem.id) not in done]
         for arm in product(run, config.budgets, range(config.seeds))
     }
+
+
+def _most(plan: _Plan) -> str:
+    """What is left to do, and how many tokens that may take."""
+    config, arms = plan.config, _unsearched(plan)
+    problems, searches = len(_undrawn(plan)), sum(map(len, arms.values()))
+    drawn = problems * config.k * config.max_tokens
+    tokens = sum(budget * len(todo) for (_, budget, _), todo in arms.items())
+    return (
+        f"{counted(problems, 'problem')} × {config.k} thoughts × up to {config.max_tokens} tokens: at most {drawn:,} "
+        f"to draw; {searches:,} searches: at most {tokens:,}"
+    )
 
 
 def _records(folder: Path) -> Path:
