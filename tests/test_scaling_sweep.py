@@ -52,6 +52,16 @@ def test_a_record_tells_what_was_answered_and_what_it_cost() -> None:
     assert found[0][1].nodes == (1,)
 
 
+def test_each_budget_has_samples_of_its_own_and_the_same_ones_each_time() -> None:
+    def seeds(budget: int) -> list[int | None]:
+        engine = Scripted(["\\boxed{4}"])
+        run(engine, partial(best_of_n, n=2), budget)
+        return [sampling.seed for _, _, sampling in engine.asked]
+
+    assert seeds(100) == seeds(100)
+    assert not set(seeds(100)) & set(seeds(200))
+
+
 def test_a_search_by_steps_leaves_the_path_it_answers_with() -> None:
     def steps(messages: Any, prefix: Any, sampling: Any, call: int) -> str:
         return "\\boxed{4}" if prefix else "go\n"

@@ -129,9 +129,10 @@ async def swept(
 ) -> AsyncGenerator[tuple[Record, Trace]]:
     """`search` of each problem under `budget` tokens, and the thought it answered with, in the problems' order.
 
-    `sampling.seed` and `seed`, which numbers the repetition, say which samples are drawn. `ValueError` as `rollout`.
+    `sampling.seed` and `seed`, which numbers the repetition, say which samples are drawn; each budget has its own, so
+    that no judge is spared what it has read at another. `ValueError` as `rollout`.
     """
-    own = derive(sampling.seed or 0, strategy, seed)
+    own = derive(sampling.seed or 0, strategy, budget, seed)
     bills: dict[int | None, Bill] = {}
     stream = rollout(
         problems,

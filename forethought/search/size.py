@@ -56,14 +56,14 @@ _KNOBS: dict[str, Callable[[int, int], dict[str, Any]]] = {
     "beam": lambda n, tokens: _beams(n),
     "dvts": lambda n, tokens: _beams(n),
     "lookahead": lambda n, tokens: {**_beams(max(1, n // (LOOKAHEAD + 1))), "k": LOOKAHEAD},
-    "mcts": lambda n, tokens: {"simulations": 16 * n, "branch": min(4, n)},
+    "mcts": lambda n, tokens: {"simulations": 64 * n, "branch": min(4, n)},
     "particle": lambda n, tokens: {"n": n},
     "revise": lambda n, tokens: {"n": n},
     "mix": lambda n, tokens: {"n": math.isqrt(n), "depth": n // math.isqrt(n)},
     "force": lambda n, tokens: {"least": tokens // 2, "most": tokens},
 }
 """Of n thoughts' worth and the tokens they are given, what makes a search that large. `force` makes one long thought of
-them; `mcts` ends where its budget does, its simulations are only kept from going on for nothing."""
+them; `mcts` ends where its budget does, or where so many simulations have mostly come back to the same thoughts."""
 
 
 def named(name: str) -> str:
