@@ -21,7 +21,7 @@ Belief = Callable[[str], float]
 class Judge(Scripted):
     """Says `replies`, and Yes with the probability `belief` of the text before it. Half of its mass is on neither word.
 
-    With `metered` its calls are booked: the prompt's characters once a call, and what it draws or scores.
+    With `metered` its prompts are booked too, a character a token once a call, and what it scores.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class Judge(Scripted):
         bill = Bill.open(Usage())
         step = await super().sample(messages, prefix, sampling)
         if self.metered:
-            bill.book(Usage(prefilled=characters(messages, prefix), sampled=len(step.tokens), requests=1))
+            bill.book(Usage(prefilled=characters(messages, prefix)))
         return step
 
     async def logprobs(self, messages: Messages, steps: Sequence[Step]) -> tuple[tuple[float, ...], ...]:

@@ -52,14 +52,15 @@ class GenericDecoder:
 
     def __init__(self, model: torch.nn.Module, dtype: torch.dtype) -> None:
         config: Any = model.config
-        window = getattr(config, "sliding_window", None)
+        window = getattr(config, "sliding_window", None) or getattr(config, "window_size", None)
         context = getattr(config, "max_position_embeddings", None) or 2048
         self.context: int = min(context, window) if window else context
         self.dtype = dtype
         self.hidden: int = config.hidden_size
-        self.heads: int = config.num_attention_heads
         self.load(model)
         self.layers, self.kv_heads, self.width = self._shape()
+        self.heads: int = config.num_attention_heads
+        self._check()
 
     @torch.no_grad()
     def load(self, model: Any) -> None:
@@ -116,7 +117,7 @@ class GenericDecoder:
         logits: torch.Tensor = head(hidden_ND)
         scale = getattr(self._model.config, "logits_scaling", None) or 1.0
         soft = getattr(self._model.config, "final_logit_softcapping", None)
-        logits = logits / scale
+        logits = logits * (getattr(self._model.config, "logit_scale", None) or 1.0) / scale
         return torch.tanh(logits / soft) * soft if soft else logits
 
     def normed(self, hidden_ND: torch.Tensor) -> torch.Tensor:
@@ -147,9 +148,25 @@ class GenericDecoder:
             self._model.base_model(input_ids=token_11, past_key_values=held, use_cache=True)
         shapes = {tuple(part.shape) for layer in held.layers for part in (layer.keys, layer.values)}
         if len(shapes) != 1:
-            raise ValueError(
-                f"{self._model.config.model_type} keeps another state than one key-value cache of the same shape in "
-                "every layer; serve it behind an OpenAI-compatible server and give its URL as the model"
-            )
+            raise self._refusal("keeps another state than one key-value cache of the same shape in every layer")
         _, heads, _, width = shapes.pop()
         return len(held.layers), heads, width
+
+    def _check(self) -> None:
+        """Compare a few logits with the model's own: a variant we do not know of must not go wrong in silence."""
+        token_1T = torch.arange(8, device=self.device).unsqueeze(0)
+        kv_LRHTD = torch.zeros((2 * self.layers, 1, self.kv_heads, 8, self.width), dtype=self.dtype, device=self.device)
+        with torch.inference_mode():
+            expected_TV = self._model(input_ids=token_1T, use_cache=False).logits[0].float()
+            try:
+                self.prefill([token_1T[0, :5].tolist()], [0], kv_LRHTD)
+                (hidden_TD,) = self.prefill([token_1T[0, 5:].tolist()], [5], kv_LRHTD)
+            except (TypeError, ValueError, IndexError) as fault:
+                raise self._refusal("takes no mask and cache of ours") from fault
+        gap = float((self.logits(hidden_TD).float() - expected_TV[5:]).abs().max() / expected_TV.abs().max())
+        if not gap < (1e-3 if self.dtype == torch.float32 else 0.1):
+            raise self._refusal(f"has other logits than its hidden states and head give, by {gap:.0%}")
+
+    def _refusal(self, why: str) -> ValueError:
+        name = self._model.config.model_type
+        return ValueError(f"{name} {why}; serve it behind an OpenAI-compatible server and give its URL as the model")
