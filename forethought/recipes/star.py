@@ -6,10 +6,11 @@
 Each iteration thinks about fresh problems, keeps the thoughts whose answer is right and learns them. With
 `--rationalise` a problem that failed is asked again with its answer shown, and what then succeeds is learned without
 the hint. The paper's claim is that lengths of addition are learned one after the other without it, and together with
-it: `docs/labs.md` has the lab that puts it to the test.
+it. So they are here: in 8 iterations and about 11 minutes of one core, cold start included, three seeds end at 94, 61
+and 81 % of 1 to 5 digits without it, at 99, 92 and 98 % with it (`docs/labs.md`).
 
-The paper trains its base anew each time; here an iteration goes on from the one before, which buys more for a step of a
-small model, and `--restart` does as the paper.
+The paper trains its base anew each time, for more and more steps; here an iteration goes on from the one before, for as
+many each time, and `--restart` does as the paper.
 
 A fresh `tiny` has read nothing, so worked examples stand in for the paper's pretraining and few-shot prompt: many of
 the `known` easiest levels, `shown` of each other one again and again, and `hinted` of these with the answer in sight.
