@@ -1,4 +1,3 @@
-# ruff: noqa: N815 - tensors carry shape suffixes
 """Trie packing: the sequences of a micro-batch as one row in which every shared token stands once.
 
 Sequences with a common prefix (the samples of one prompt, the paths of one tree) are laid out in depth-first order of
