@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import functools
-from collections.abc import Coroutine, Sequence
+import threading
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -42,6 +44,27 @@ def together(engine: LocalEngine, requests: Sequence[Request]) -> list[Step]:
         return list(await asyncio.gather(*(engine.sample(*request) for request in requests)))
 
     return run(ask())
+
+
+@contextlib.asynccontextmanager
+async def drawing(engine: LocalEngine) -> AsyncIterator[None]:
+    """Rows are being drawn, and stand still until the block is left: on no machine are they done by then."""
+    ours, reached, leave = engine._loop.round, threading.Event(), threading.Event()
+
+    def held() -> list[Sample | Given]:
+        left = ours()
+        if engine._loop.rows:
+            reached.set()
+            leave.wait(60)
+        return left
+
+    setattr(engine._loop, "round", held)  # noqa: B010 - a method cannot be assigned to
+    try:
+        assert await asyncio.to_thread(reached.wait, 60), "nothing was drawn"
+        yield
+    finally:
+        delattr(engine._loop, "round")
+        leave.set()
 
 
 def tiny_loop(*, head: bool = False, max_rows: int = 64, cache_bytes: int = 2 << 20) -> Loop:

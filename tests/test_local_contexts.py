@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from local_engines import drawing
 
 from forethought.engines.local import LocalEngine, TinyConfig
 from forethought.engines.local import contexts as contexts_module
@@ -30,8 +31,8 @@ def drawn(engine: LocalEngine, sizes: list[int], late: list[int]) -> list[Step]:
             return [asyncio.create_task(engine.sample(question, (), setting)) for setting in settings]
 
         jobs = [job for number, size in enumerate(sizes) for job in group(number, size)]
-        while not engine._loop.rows:
-            await asyncio.sleep(0.001)
+        async with drawing(engine):
+            pass
         for number, size in enumerate(late, len(sizes)):
             while len(engine._loop.rows) > 4:
                 await asyncio.sleep(0.001)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import pytest
 import torch
-from local_engines import Request, run, tiny, tiny_engine, together
+from local_engines import Request, drawing, run, tiny, tiny_engine, together
 
 from forethought.engines.local import LocalEngine, TinyConfig
 from forethought.engines.local.tiny import build
@@ -149,9 +149,10 @@ def test_the_cancelled_count_what_they_had_cost() -> None:
             late = asyncio.create_task(engine.sample(user("no"), (), Sampling(max_tokens=120, seed=1)))
         await asyncio.sleep(0)
         late.cancel()
-        while not engine._loop.rows:
-            await asyncio.sleep(0.001)
-        await engine.sample(user("go"), (), Sampling(max_tokens=10, seed=2))
+        async with drawing(engine):
+            short = asyncio.create_task(engine.sample(user("go"), (), Sampling(max_tokens=10, seed=2)))
+            await asyncio.sleep(0)
+        await short
         task.cancel()
         await engine.sample(user("go"), (), Sampling(max_tokens=1, seed=3))
         return long, never
@@ -167,9 +168,8 @@ def test_a_search_that_is_given_up_counts_what_it_had_cost() -> None:
 
     async def given_up() -> None:
         task = asyncio.create_task(engine.sample(user("go"), (), Sampling(max_tokens=120, seed=1)))
-        while not engine._loop.rows:
-            await asyncio.sleep(0.001)
-        raise RuntimeError(f"gave up on {task}")
+        async with drawing(engine):
+            raise RuntimeError(f"gave up on {task}")
 
     with pytest.raises(RuntimeError, match="gave up"):
         run(given_up())

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from local_engines import run, tiny, tiny_engine
+from local_engines import drawing, run, tiny, tiny_engine
 
 from forethought.engines.local import LocalEngine, TinyConfig
 from forethought.engines.local.load import load_model
@@ -76,9 +76,9 @@ def test_a_cancelled_request_frees_its_row(engine: LocalEngine) -> None:
     async def go() -> Step:
         long = asyncio.create_task(engine.sample(user("go"), (), Sampling(max_tokens=100, seed=1)))
         short = asyncio.create_task(engine.sample(user("go"), (), Sampling(max_tokens=30, seed=2)))
-        while not engine._loop.rows:
-            await asyncio.sleep(0.001)
-        long.cancel()
+        async with drawing(engine):
+            long.cancel()
+            await asyncio.sleep(0)
         return await short
 
     alone = run(engine.sample(user("go"), (), Sampling(max_tokens=30, seed=2)))
@@ -137,9 +137,8 @@ def test_requests_may_arrive_while_others_are_admitted() -> None:
 def test_a_search_that_is_given_up_leaves_the_engine_whole(engine: LocalEngine) -> None:
     async def given_up() -> None:
         long = asyncio.create_task(engine.sample(user("go"), (), Sampling(max_tokens=100, seed=1)))
-        while not engine._loop.rows:
-            await asyncio.sleep(0.001)
-        raise RuntimeError(f"gave up on {long}")
+        async with drawing(engine):
+            raise RuntimeError(f"gave up on {long}")
 
     alone = run(engine.sample(user("go"), (), Sampling(max_tokens=30, seed=2)))
     for _ in range(5):
