@@ -14,7 +14,8 @@ import torch
 
 from forethought.engines.local import LocalEngine, TinyConfig
 from forethought.engines.local.llama import LlamaDecoder
-from forethought.engines.local.loop import Given, Loop, Sample
+from forethought.engines.local.loop import Loop
+from forethought.engines.local.requests import Given, Sample
 from forethought.engines.local.tiny import build
 from forethought.types import Messages, Sampling, Step
 
@@ -78,7 +79,7 @@ def tiny_loop(*, head: bool = False, max_rows: int = 64, cache_bytes: int = 2 <<
         cache_bytes=cache_bytes,
     )
     if head:
-        loop.head = (torch.randn(32, generator=torch.Generator().manual_seed(0)), 0.5)
+        loop.prefill.head = (torch.randn(32, generator=torch.Generator().manual_seed(0)), 0.5)
     return loop
 
 

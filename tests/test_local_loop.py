@@ -14,7 +14,8 @@ from local_engines import ask, finish, tiny_loop
 
 from forethought.engines.local import contexts
 from forethought.engines.local.cache import PAGE, Slots
-from forethought.engines.local.loop import Given, Loop, Sample
+from forethought.engines.local.loop import Loop
+from forethought.engines.local.requests import Given, Sample
 from forethought.types import Sampling
 
 ENDS = frozenset({1})

@@ -14,7 +14,8 @@ import torch
 
 from forethought.engines.local.generic import GenericDecoder
 from forethought.engines.local.llama import LlamaDecoder, supports
-from forethought.engines.local.loop import Given, Loop, Sample
+from forethought.engines.local.loop import Loop
+from forethought.engines.local.requests import Given, Sample
 from forethought.engines.local.threads import COMPUTE, SMALL, hand_over, set_threads
 from forethought.engines.usage import Bill, Usage
 from forethought.thought.tokens import Tokenizer, render
@@ -124,7 +125,7 @@ class LocalEngine:
         width = self._decoder.hidden
         if tuple(weight_D.shape) != (width,):
             raise ValueError(f"the head's weight has the shape {tuple(weight_D.shape)}; {self._name} needs ({width},)")
-        self._loop.head = (weight_D.detach().to(self._decoder.device, torch.float32, copy=True), float(bias))
+        self._loop.prefill.head = (weight_D.detach().to(self._decoder.device, torch.float32, copy=True), float(bias))
         self._loop.tree.clear()  # it holds tokens without their values
 
     def decode(self, tokens: Sequence[int]) -> str:
@@ -163,7 +164,7 @@ class LocalEngine:
 
         Raises ValueError where no head is attached, or where a step has no token.
         """
-        if self._loop.head is None:
+        if self._loop.prefill.head is None:
             raise ValueError(f"{self._name} has no head to read values from; attach one, or train a verifier first")
         request = self._given(messages, steps, values=True)
         if empty := [number for number, (start, end) in enumerate(request.spans) if start == end]:

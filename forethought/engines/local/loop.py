@@ -7,9 +7,7 @@ runs through the model it first looks up in the prefix tree, so that a token is 
 from __future__ import annotations
 
 import collections
-import itertools
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,70 +15,11 @@ import torch
 
 from forethought.engines.local.cache import Slots
 from forethought.engines.local.contexts import PADDING, Contexts, SharedAttention, worth
-from forethought.engines.local.prefixes import PrefixTree, common
+from forethought.engines.local.prefill import PREFILL_TOKENS, Prefill, Wanted
+from forethought.engines.local.prefixes import PrefixTree
+from forethought.engines.local.requests import Given, Sample
 from forethought.engines.local.sampling import Draws, draw, uniforms
 from forethought.engines.local.stops import Stops
-from forethought.engines.usage import Usage
-from forethought.types import Sampling, Stop
-
-PREFILL_TOKENS = 8192
-"""Most tokens in one prefill, padding to the longest counted."""
-WORTH = 8
-"""Tokens that several new prefixes must share to be computed ahead of them: a wave costs as much as a few tokens."""
-
-
-@dataclass(eq=False)
-class Sample:
-    """A request for one continuation: waiting, then a row of the batch."""
-
-    prefix: tuple[int, ...]
-    limit: int
-    sampling: Sampling
-    seed: int
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    stop: Stop | None = None
-    text: str | None = None
-    """Up to the stop string it ran into, else `None`: all of its tokens."""
-    shared: int = 0
-    """Tokens of the prefix that stand in a context and not in the row."""
-    place: int = 0
-    """In the contexts, where they are shared."""
-    cancelled: bool = False
-    usage: Usage = field(default_factory=lambda: Usage(requests=1))
-
-    @property
-    def length(self) -> int:
-        """Tokens that the row itself holds; the last one drawn has not been run through the model."""
-        return len(self.prefix) - self.shared + max(0, len(self.tokens) - 1)
-
-
-@dataclass(eq=False)
-class Given:
-    """A request about tokens that are given: their log-probabilities, or the head's value at the end of each span."""
-
-    tokens: tuple[int, ...]
-    spans: list[tuple[int, int]]
-    values: bool
-    result: tuple[Any, ...] = ()
-    cancelled: bool = False
-    usage: Usage = field(default_factory=lambda: Usage(requests=1))
-
-
-@dataclass(eq=False)
-class _Wanted:
-    """Tokens to have computed, and what came of it."""
-
-    tokens: tuple[int, ...]
-    reuse: int
-    """At most so many may come from the tree: the last hidden states of the others are needed."""
-    payer: Sample | Given
-    known: int = 0
-    """So many did."""
-    hidden_TD: torch.Tensor | None = None
-    """Last hidden states from `known` on."""
-    kv_LHTD: torch.Tensor | None = None
-    values_T: torch.Tensor | None = None
 
 
 class Loop:
@@ -100,8 +39,7 @@ class Loop:
         self.slots = Slots(decoder.layers, decoder.kv_heads, decoder.width, decoder.dtype, decoder.device)
         self.contexts: Contexts | None = None
         self.tree = PrefixTree(cache_bytes)
-        self.head: tuple[torch.Tensor, float] | None = None
-        """Weight (D) and bias of a scalar head over the last hidden states."""
+        self.prefill = Prefill(decoder, self.slots, self.tree)
         self.samples: collections.deque[Sample] = collections.deque()
         self.given: collections.deque[Given] = collections.deque()
         self.rows: list[Sample] = []
@@ -161,14 +99,14 @@ class Loop:
         while self.given and (not batch or tokens + len(self.given[0].tokens) <= PREFILL_TOKENS):
             batch.append(self.given.popleft())
             tokens += len(batch[-1].tokens)
-        unique: dict[tuple[Any, ...], _Wanted] = {}
+        unique: dict[tuple[Any, ...], Wanted] = {}
         for request in batch:
             if not request.spans:
                 continue
             # A token's probability is read off the hidden state before it; a value is kept with its own token.
             reuse = len(request.tokens) if request.values else request.spans[0][0] - 1
-            unique.setdefault((request.tokens, reuse), _Wanted(request.tokens, reuse, request))
-        self._prefill(unique.values())
+            unique.setdefault((request.tokens, reuse), Wanted(request.tokens, reuse, request))
+        self.prefill.run(unique.values())
         for (_, reuse), wanted in unique.items():
             assert wanted.kv_LHTD is not None
             # Of scored tokens only what stands before them is likely to be asked for again.
@@ -183,7 +121,7 @@ class Loop:
             request.result = _values(request, wanted) if request.values else self._logprobs(request, wanted)
         return list(batch)
 
-    def _logprobs(self, request: Given, wanted: _Wanted) -> tuple[tuple[float, ...], ...]:
+    def _logprobs(self, request: Given, wanted: Wanted) -> tuple[tuple[float, ...], ...]:
         assert wanted.hidden_TD is not None
         ids_T = torch.tensor(request.tokens, device=self.decoder.device)
         told: list[tuple[float, ...]] = []
@@ -192,85 +130,6 @@ class Loop:
             logprobs_S = logits_SV.log_softmax(dim=-1).gather(1, ids_T[start:end].unsqueeze(1)).squeeze(1)
             told.append(tuple(logprobs_S.tolist()))
         return tuple(told)
-
-    # ---- prefill
-
-    def _prefill(self, wanted: Iterable[_Wanted]) -> None:
-        """Compute what of these sequences is not in the tree; first, and once, what several of them share."""
-        wanted = list(wanted)
-        while shared := self._shared(wanted):
-            if self.slots.size(1, sum(len(item.tokens) for item in shared)) > self.tree.limit:
-                break
-            self._compute(shared)
-            for item in shared:
-                assert item.kv_LHTD is not None
-                self.tree.add(item.tokens, item.kv_LHTD, item.values_T)
-            if any(self.tree.known(item.tokens) < len(item.tokens) for item in shared):
-                break  # the tree is too small to hand them on
-        for batch in _chunks(wanted, PREFILL_TOKENS):
-            self._compute(batch)
-
-    def _shared(self, wanted: Sequence[_Wanted]) -> list[_Wanted]:
-        """Prefixes that two or more of these have in common and the tree does not hold, the shortest of each family."""
-        ordered = sorted(wanted, key=lambda item: item.tokens)
-        families: list[tuple[int, _Wanted]] = []
-        open_family = False
-        for before, item in itertools.pairwise(ordered):
-            # The last token of a sequence is always its own to compute, and its hidden state cannot be handed on.
-            size = min(common(before.tokens, item.tokens), before.reuse, item.reuse)
-            if size - self.tree.known(item.tokens[:size]) < WORTH:
-                open_family = False
-            elif open_family:
-                families[-1] = (min(size, families[-1][0]), families[-1][1])
-            else:
-                families.append((size, before))
-                open_family = True
-        return [_Wanted(item.tokens[:size], size, item.payer) for size, item in families]
-
-    def _compute(self, batch: Sequence[_Wanted]) -> None:
-        """Run the tokens that the tree does not hold through the model, all sequences side by side."""
-        length = max(len(item.tokens) for item in batch)
-        slots = self.slots
-        shape = (2 * slots.layers, len(batch), slots.heads, length, slots.width)
-        kv_LRHTD = torch.zeros(shape, dtype=self.decoder.dtype, device=self.decoder.device)
-        held: list[torch.Tensor | None] = []
-        for row, item in enumerate(batch):
-            item.known = min(self.tree.known(item.tokens), item.reuse)
-            held.append(self.tree.read(item.tokens[: item.known], kv_LRHTD[:, row]))
-            item.kv_LHTD, item.values_T = kv_LRHTD[:, row, :, : len(item.tokens)], held[-1]
-        run = [row for row, item in enumerate(batch) if item.known < len(item.tokens)]
-        if not run:
-            return
-        kv = kv_LRHTD if len(run) == len(batch) else kv_LRHTD[:, run]
-        hidden = self.decoder.prefill(
-            [batch[row].tokens[batch[row].known :] for row in run], [batch[row].known for row in run], kv
-        )
-        for at, row in enumerate(run):
-            item = batch[row]
-            item.hidden_TD = hidden[at]
-            item.kv_LHTD = kv[:, at, :, : len(item.tokens)]
-            if self.head is not None:
-                fresh_T = self._values(hidden[at])
-                values_T = held[row]
-                item.values_T = fresh_T if values_T is None else torch.cat((values_T, fresh_T))
-            count = len(item.tokens) - item.known
-            if isinstance(item.payer, Given):
-                item.payer.usage.scored += count
-            else:
-                item.payer.usage.prefilled += count
-            item.payer.usage.flops += self._flops(count, item.known)
-
-    def _values(self, hidden_ND: torch.Tensor) -> torch.Tensor:
-        assert self.head is not None
-        weight_D, bias = self.head
-        return self.decoder.normed(hidden_ND).float() @ weight_D + bias  # type: ignore[no-any-return]
-
-    def _flops(self, tokens: int, start: int) -> float:
-        """Of `tokens` tokens behind `start` others: 2 a weight, and 4 a layer, a unit of width and a position seen."""
-        decoder = self.decoder
-        seen = tokens * start + tokens * (tokens + 1) / 2
-        flops: float = 2.0 * decoder.weights * tokens + 4.0 * decoder.layers * decoder.heads * decoder.width * seen
-        return flops
 
     # ---- rows
 
@@ -302,8 +161,8 @@ class Loop:
         self._reserved = self.slots.size(len(self.rows) + len(joined), longest)
         self.tree.limit = max(0, self.cache_bytes - self._reserved)  # rows come first
         self.tree.shrink()
-        wanted = {prefix: _Wanted(prefix, len(prefix) - 1, group[0]) for prefix, group in groups.items()}
-        self._prefill(wanted.values())
+        wanted = {prefix: Wanted(prefix, len(prefix) - 1, group[0]) for prefix, group in groups.items()}
+        self.prefill.run(wanted.values())
         for item in wanted.values():
             assert item.kv_LHTD is not None
             self.tree.add(item.tokens, item.kv_LHTD, item.values_T)
@@ -325,7 +184,7 @@ class Loop:
         logits_BV = self.decoder.logits(last_PD).repeat_interleave(sizes_P, 0)
         self._append(joined, logits_BV, _Batch(joined, self.decoder.device))
 
-    def _share(self, groups: dict[tuple[int, ...], list[Sample]], wanted: dict[tuple[int, ...], _Wanted]) -> None:
+    def _share(self, groups: dict[tuple[int, ...], list[Sample]], wanted: dict[tuple[int, ...], Wanted]) -> None:
         """Store the prompts of these new rows once for each group, where that pays, and say so in the rows."""
         sizes = [(len(prefix), len(group)) for prefix, group in groups.items()]
         if not self.rows:
@@ -389,9 +248,9 @@ class Loop:
             )
         last_B = torch.tensor([row.tokens[-1] for row in self.rows], device=device)
         hidden_BD = self.decoder.decode(last_B, batch.plan)
-        if self.head is not None:
+        if self.prefill.head is not None:
             at_B = torch.from_numpy(batch.lengths + batch.counts - 1).to(device)
-            self.slots.values_RT[torch.arange(len(self.rows), device=device), at_B] = self._values(hidden_BD)
+            self.slots.values_RT[torch.arange(len(self.rows), device=device), at_B] = self.prefill.values(hidden_BD)
         self._append(self.rows, self.decoder.logits(hidden_BD), batch)
 
     def _fit(self, rows: int, length: int) -> bool:
@@ -420,15 +279,15 @@ class Loop:
 
     def _settle(self, row: Sample) -> None:
         row.usage.sampled = len(row.tokens)
-        row.usage.flops += self._flops(len(row.tokens) - 1, len(row.prefix))
+        row.usage.flops += self.prefill.flops(len(row.tokens) - 1, len(row.prefix))
 
     def _leave(self, index: int) -> Sample:
         """Row `index` leaves; the last row takes its place. A thought that may go on leaves its prefix in the tree."""
         row = self.rows[index]
         self._settle(row)
-        if not row.cancelled and (row.stop != "end" or self.head is not None):
+        if not row.cancelled and (row.stop != "end" or self.prefill.head is not None):
             # The last token was drawn and never run through the model.
-            values_T = None if self.head is None else self.slots.values_RT[index]
+            values_T = None if self.prefill.head is None else self.slots.values_RT[index]
             told = (*row.prefix, *row.tokens[:-1])
             self.tree.add(told, self.slots.kv_LRHTD[:, index], values_T, start=row.shared)
         last = len(self.rows) - 1
@@ -454,17 +313,7 @@ class _Batch:
         self.plan: Any = None
 
 
-def _values(request: Given, wanted: _Wanted) -> tuple[float, ...]:
+def _values(request: Given, wanted: Wanted) -> tuple[float, ...]:
     assert wanted.values_T is not None
     told = wanted.values_T[[end - 1 for _, end in request.spans]]
     return tuple(told.tolist())
-
-
-def _chunks(wanted: Sequence[_Wanted], most: int) -> list[list[_Wanted]]:
-    """Sequences of like length together, at most `most` tokens with padding; one that is longer stands alone."""
-    chunks: list[list[_Wanted]] = []
-    for item in sorted(wanted, key=lambda item: len(item.tokens)):
-        if not chunks or (len(chunks[-1]) + 1) * len(item.tokens) > most:
-            chunks.append([])
-        chunks[-1].append(item)
-    return chunks
