@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 
-from forethought.problems import GENERATORS, Task, open_task
+from forethought.problems import GENERATORS, Task, letters, open_task
 from forethought.problems.addition import scratchpad
 from forethought.problems.generate import split_of
 from forethought.thought.marks import thought_of
@@ -19,6 +23,8 @@ SPECS = [
     "chain:steps=6,modulus=11",
     "countdown",
     "countdown:numbers=4",
+    "letters",
+    "letters:words=1-6",
 ]
 
 
@@ -31,6 +37,8 @@ def content(problem: Problem) -> str:
     meta = problem.meta
     if "a" in meta:
         return str(sorted((meta["a"], meta["b"])))
+    if "words" in meta:
+        return str(sorted(meta["words"]))
     if "moves" in meta:
         return problem.messages[0]["content"]
     return str((sorted(meta["numbers"]), meta.get("target")))
@@ -69,6 +77,7 @@ def test_items_are_the_same_on_every_machine() -> None:
         "addition": "1 + 1 = ?",
         "chain": "Mod 7: a=5, b=a-5, c=b+4, d=c*2. d=?",
         "countdown": "Use 10, 2 and 6 once each with + - * / to make 18.",
+        "letters": "Last letters of itu humo is?",
         "sums": "6 + 1 + 6 = ?",
     }
 
@@ -128,7 +137,52 @@ def test_thoughts_of_sums_and_chains() -> None:
     assert len(thought_of(worked(chain, problem)).splitlines()) == 2
 
 
-@pytest.mark.parametrize("spec", ["addition", "sums:terms=4", "chain:steps=5"])
+def test_letters_are_read_word_by_word_and_labelled_line_by_line() -> None:
+    task = open_task("letters:words=3")
+    problem = Problem("p", (), "krn", {"level": 3, "words": ["lomak", "tir", "basun"]})
+    assert thought_of(worked(task, problem)) == "lomak: k\ntir: kr\nbasun: krn"
+    assert task.labels is not None
+    lines = (
+        "<think>\n",
+        "lomak: k\n",
+        "Now the next one.\n",
+        "tir: ki\n",
+        "basun: kin\n",
+        "</think>\n",
+        "\\boxed{kin}",
+    )
+    assert task.labels(problem, trace(problem, *lines)) == (None, 1.0, None, 0.0, 0.0, None, 0.0)
+    assert task.labels(problem, trace(problem, "lomak: k\n", "tir: k", stop="length")) == (1.0, None)
+
+
+def test_letters_have_every_number_of_words_and_no_answer_that_a_grader_refuses() -> None:
+    problems = open_task("letters:words=2-4").load("train", count=900)
+    lengths = [len(p.meta["words"]) for p in problems]
+    assert all(230 < lengths.count(n) == [p.meta["level"] for p in problems].count(n) < 370 for n in (2, 3, 4))
+    assert all(p.answer == "".join(word[-1] for word in p.meta["words"]) for p in problems)
+    drawn = iter(["nan", "inf", "krn"])
+    assert _letters_of(drawn) == "krn"
+    assert next(drawn, None) is None
+
+
+def _letters_of(answers: Iterator[str]) -> str:
+    """The answer of the draft that comes of words with these last letters, one draw after another."""
+
+    class Scripted(random.Random):
+        def __init__(self) -> None:
+            super().__init__(0)
+            self.letters = iter("".join(answers))
+
+        def choice(self, options: Any) -> Any:
+            return 3 if isinstance(options, range) else next(self.letters)
+
+        def randint(self, a: int, b: int) -> int:
+            return 1
+
+    return letters._draw(Scripted(), words=range(3, 4)).answer
+
+
+@pytest.mark.parametrize("spec", ["addition", "sums:terms=4", "chain:steps=5", "letters"])
 def test_true_steps_are_labelled_true(spec: str) -> None:
     task = open_task(spec)
     assert task.labels is not None
@@ -178,7 +232,7 @@ def test_arithmetic_is_not_answered_by_the_question() -> None:
 @pytest.mark.parametrize(
     ("spec", "named"),
     [
-        ("adition", "did you mean 'addition'.*addition, chain, countdown, sums, gsm8k"),
+        ("adition", "did you mean 'addition'.*addition, chain, countdown, letters, sums, gsm8k"),
         ("zebra", "there is no task 'zebra'; tasks are"),
         ("data.csv", ".jsonl, .json, .parquet"),
         ("addition:digit=3", "no option 'digit'; it has digits=a length"),
@@ -188,6 +242,7 @@ def test_arithmetic_is_not_answered_by_the_question() -> None:
         ("sums:terms=3,most=x", "most is 'x'; it must be a whole number from 2"),
         ("countdown:numbers=5", "numbers is '5'; it must be a whole number from 3 to 4"),
         ("chain:steps=26", "from 1 to 25"),
+        ("letters:words=4-2", "words is '4-2'; it must be a number .* from 1 to 20"),
         ("gsm8k", "gsm8k needs the path"),
     ],
 )

@@ -13,13 +13,13 @@ from __future__ import annotations
 import difflib
 from pathlib import Path
 
-from forethought.problems import addition, chain, countdown, files, sums
+from forethought.problems import addition, chain, countdown, files, letters, sums
 from forethought.problems.grading import final_answer, grade, grade_answer
 from forethought.problems.task import Load, Split, Task
 
 __all__ = ["GENERATORS", "Load", "Split", "Task", "final_answer", "grade", "grade_answer", "open_task"]
 
-GENERATORS = {"addition": addition, "chain": chain, "countdown": countdown, "sums": sums}
+GENERATORS = {"addition": addition, "chain": chain, "countdown": countdown, "letters": letters, "sums": sums}
 """Name to module. Each has `OPTIONS` (option to (parser, what it may be)) and `task(spec, **options)`."""
 
 

@@ -64,17 +64,27 @@ def loader(spec: str, draw: Callable[[random.Random], Draft]) -> Load:
     return load
 
 
-def by_lines(spec: str, draw: Callable[[random.Random], Draft], lines: Callable[[Problem], Sequence[str]]) -> Task:
+def with_digit(line: str) -> bool:
+    """Does the line claim something, where all that is claimed are numbers?"""
+    return any(character.isdigit() for character in line)
+
+
+def by_lines(
+    spec: str,
+    draw: Callable[[random.Random], Draft],
+    lines: Callable[[Problem], Sequence[str]],
+    claims: Callable[[str], bool] = with_digit,
+) -> Task:
     """A task whose true thought is `lines`: they are its worked examples, and what its step labels hold steps against.
 
-    Its answers are plain numbers, compared as they stand: working them out is the task.
+    Its answers are compared as they stand: working them out is the task.
     """
     return Task(
         name=spec,
         load=loader(spec, draw),
         grade=partial(grade, symbolic=False),
         worked=lambda problem: compose("\n".join(lines(problem)), problem.answer),
-        labels=lambda problem, trace: step_labels(trace, lines(problem), problem.answer),
+        labels=lambda problem, trace: step_labels(trace, lines(problem), problem.answer, claims),
     )
 
 
@@ -90,12 +100,15 @@ def whole(low: int, high: int) -> Option:
     return parse, f"a whole number from {low} to {high}"
 
 
-def step_labels(trace: Trace, true_lines: Collection[str], answer: str) -> tuple[float | None, ...]:
+def step_labels(
+    trace: Trace, true_lines: Collection[str], answer: str, claims: Callable[[str], bool] = with_digit
+) -> tuple[float | None, ...]:
     """1, 0 or `None` for each step of the trace, from the lines that a true thought has.
 
-    A line is right where it is, spaces aside, one of `true_lines`, or the box with the true answer. A line with no
-    digit in it, or cut off by a limit, claims nothing. A line belongs to the step that finishes it; a step with
-    several is as good as its worst. Whatever builds on a first mistake differs from the true lines: it is wrong too.
+    A line is right where it is, spaces aside, one of `true_lines`, or the box with the true answer. One that `claims`
+    does not pick (by default, a line without a digit), or that a limit cut off, claims nothing. A line belongs to the
+    step that finishes it; a step with several is as good as its worst. Whatever builds on a first mistake differs from
+    the true lines: it is wrong too.
     """
     true = {_bare(line) for line in true_lines}
     lines: list[tuple[int, float]] = []
@@ -104,7 +117,7 @@ def step_labels(trace: Trace, true_lines: Collection[str], answer: str) -> tuple
         end += len(line)
         bare = _bare(line.replace(OPEN, "").replace(CLOSE, ""))
         cut = end == len(trace.text) and trace.stop in ("length", "budget") and not line.endswith("\n")
-        if any(c.isdigit() for c in bare) and not cut:
+        if claims(bare) and not cut:
             right = bare in true or [_bare(box) for box in boxes(bare)] == [_bare(answer)]
             lines.append((end - (len(line) - len(line.rstrip())), float(right)))
     labels: list[float | None] = []
