@@ -7,7 +7,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from forethought.scaling.allocation import allocate, best, crossed, edges, firsts, options, text
+from forethought.scaling.allocation import (
+    Option,
+    allocate,
+    best,
+    crossed,
+    edges,
+    firsts,
+    options,
+    oracle,
+    shared,
+    text,
+    tried,
+)
 from forethought.scaling.bank import Drawn
 from forethought.scaling.strategies import Cell
 from forethought.search.allocate import Choice
@@ -65,6 +77,59 @@ def test_cross_validation_counts_the_first_thoughts_and_pairs_with_the_best_sing
     assert 0 <= large["fixed"]["value"] <= 1
     assert large["difference"]["value"] == pytest.approx(1 - large["fixed"]["value"])
     assert "100.0 [100.0, 100.0]" in text(rows)
+
+
+def option(name: str, easy: list[float], hard: list[float], spend: float) -> Option:
+    """Of two easy problems and two hard ones, in one order."""
+    return Option(Choice(name, 1), np.array([*easy, *hard])[:, None], np.full((4, 1), spend), spend)
+
+
+CHEAP = option("majority", [1, 0], [0, 0], 10)
+MIDDLE = option("weighted", [1, 1], [0, 0], 30)
+DEAR = option("mcts", [1, 1], [1, 1], 40)
+PARTS = [np.array([[True], [True], [False], [False]]), np.array([[False], [False], [True], [True]])]
+
+
+@pytest.mark.parametrize(
+    ("budget", "chosen"),
+    [
+        (9, []),
+        (10, [CHEAP, CHEAP]),
+        (20, [MIDDLE, CHEAP]),  # the hard ones' step gains more for a token, and costs too much
+        (25, [CHEAP, DEAR]),
+        (34, [CHEAP, DEAR]),
+        (35, [MIDDLE, DEAR]),
+        (99, [MIDDLE, DEAR]),  # the dearest gains the easy ones nothing
+    ],
+)
+def test_an_average_goes_where_a_token_gains_most(budget: int, chosen: list[Option]) -> None:
+    assert shared([CHEAP, MIDDLE, DEAR], PARTS, budget) == chosen
+
+
+def test_what_was_never_graded_is_not_chosen_for_its_price() -> None:
+    unknown = option("beam", [np.nan, np.nan], [np.nan, np.nan], 20)
+    assert shared([CHEAP, unknown, DEAR], PARTS, 30) == [CHEAP, DEAR]
+
+
+def test_by_averages_easy_problems_pay_for_hard_ones() -> None:
+    first = firsts(bank(), 2, "agreement", count=3)
+    found = options(bank(), [ran()], ["majority"], [20], after=first, count=3)
+    # easy: 20 and the prompt's 5; hard: 20, the tree's 36, 5. The tree needs 60 at most, and a half may have more hard
+    # ones than the other.
+    strict, _ = tried(found, first.ease_PR, 50) or ([], [])
+    assert np.mean(strict) == 0.5
+    right, spend = tried(found, first.ease_PR, 50, average=True) or ([], [])
+    assert [np.mean(right), np.mean(spend)] == [1, 43]
+    plan = allocate(bank(), found, first, [43], average=True)  # over all, the budget is met exactly
+    assert (plan.average, plan.choices) == (True, ((Choice("mcts", 40), Choice("majority", 20)),))
+    (row,) = crossed(found, found, first, [50], average=True)
+    assert row["allocated"]["value"] == 1
+    assert row["fixed"]["value"] < 1
+    assert tried(found, first.ease_PR, 24, average=True) is None
+
+
+def test_the_oracle_knows_who_is_solved() -> None:
+    assert oracle(bank(2), 3).tolist() == [[1, 1, 1], [0, 0, 0]]
 
 
 def test_by_score_the_verdicts_on_the_first_thoughts_are_paid_whatever_follows() -> None:

@@ -146,6 +146,16 @@ def test_where_the_other_search_finds_nothing_the_first_thoughts_stand() -> None
     assert tree.budget.used <= 100
 
 
+def test_by_averages_a_problem_may_take_more_than_what_it_goes_by() -> None:
+    plan = replace(PLAN, average=True, choices=((EASY, EASY), (Choice("majority", 200), EASY)))
+    engine = said("4", "5", "6")
+    tree = asyncio.run(auto(ASK, engine, allocation=plan, spend=100, sampling=SAMPLING))
+    assert (len(tree.leaves()), tree.budget) == (20, Budget(used=engine.tokens, calls=20))
+    assert tree.budget.used > 100
+    assert gone(said("4", "5", "6"), plan, tokens=100).budget.used <= 100
+    assert len(gone(said("4", "5", "6"), plan, tokens=300, spend=50).leaves()) == 2
+
+
 @pytest.mark.parametrize("tokens", range(1, 60, 7))
 def test_the_budget_holds_however_small(tokens: int) -> None:
     for name in ("weighted", "beam", "mcts", "unanimous-window"):
@@ -155,7 +165,7 @@ def test_the_budget_holds_however_small(tokens: int) -> None:
 
 def test_what_an_allocation_cannot_go_by_is_refused() -> None:
     engine = said("4")
-    with pytest.raises(ValueError, match="no limit of tokens"):
+    with pytest.raises(ValueError, match="give spend"):
         asyncio.run(auto(ASK, engine, allocation=PLAN))
     with pytest.raises(ValueError, match="verify is None"):
         gone(engine, PLAN)

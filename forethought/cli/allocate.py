@@ -39,6 +39,8 @@ class Options:
     """By the share of them that agree, or by their mean score."""
     bins: Annotated[int, tyro.conf.arg(metavar="N")] = 5
     """Difficulties to tell apart."""
+    average: bool = False
+    """Let budgets be what a problem takes on average, so that one may have from another, not the most it may take."""
 
 
 def allocate(words: list[str]) -> int:
@@ -50,12 +52,19 @@ def allocate(words: list[str]) -> int:
     first = firsts(bank, asked.probe, asked.measure)
     found = options(bank, ran, config.strategies, config.budgets, after=first)
     allocation = fitted(
-        bank, found, first, config.budgets, bins=asked.bins, model=public(config.model), verify=config.verify
+        bank,
+        found,
+        first,
+        config.budgets,
+        bins=asked.bins,
+        average=asked.average,
+        model=public(config.model),
+        verify=config.verify,
     )
     if missing := sorted(set(config.budgets) - set(allocation.budgets)):
         tell(f"{asked.probe} first thoughts cost more than a budget of {', '.join(map(str, missing))}: left out")
     alone = options(bank, ran, config.strategies, config.budgets)
-    say(text(crossed(found, alone, first, allocation.budgets, bins=asked.bins)))
+    say(text(crossed(found, alone, first, allocation.budgets, bins=asked.bins, average=asked.average)))
     for budget, row in zip(allocation.budgets, allocation.choices, strict=True):
         say(f"{budget:,}, hardest first: " + ", ".join(f"{choice.search} {choice.tokens:,}" for choice in row))
     say(str(save(asked.out or asked.run / "allocation.json", allocation)))

@@ -22,6 +22,8 @@ from forethought.search.size import PARALLEL
 
 Units = NDArray[np.bool_]
 """Which of P problems in R orders."""
+GAIN = 1e-9
+"""Accuracies and tokens nearer than this are equal."""
 
 
 @dataclass(frozen=True)
@@ -120,19 +122,57 @@ def best(found: Sequence[Option], where: Units, budget: int) -> Option | None:
     return found[-max(ranked)[2]] if ranked else None
 
 
+def oracle(bank: Sequence[Drawn], count: int = ORDERS) -> Values:
+    """Difficulty as no one knows it beforehand, to compare with: pass@1 of P problems, the same in R orders."""
+    return np.repeat(np.array([drawn.solved for drawn in bank])[:, None], count, axis=1)
+
+
 def edges(ease_N: Values, bins: int) -> tuple[float, ...]:
     """Up to bins - 1 rising edges that part the estimates evenly; fewer where many are alike."""
     parts = np.unique(np.quantile(ease_N, np.arange(1, bins) / bins, method="higher"))
     return tuple(float(edge) for edge in parts if edge > ease_N.min())
 
 
-def _row(found: Sequence[Option], bins_PR: NDArray[np.int64], count: int, where: Units, budget: int) -> list[Option]:
+def shared(found: Sequence[Option], parts: Sequence[Units], budget: float) -> list[Option]:
+    """An option for each part, the most accurate together that take at most `budget` tokens a problem on average.
+
+    From the cheapest of each part on, always the change that gains most for a token, as Lagrange's multiplier would
+    have it while it falls (marginal analysis, Fox 1966); [] where not even the cheapest can be paid.
+    """
+    size = sum(int(part.sum()) for part in parts)
+    right_BO, spend_BO = np.zeros((2, len(parts), len(found)))
+    for place, part in enumerate(parts):
+        weight = part.sum() / size
+        for number, option in enumerate(found):
+            known = option.right_PR[part][~np.isnan(option.right_PR[part])]
+            right_BO[place, number] = weight * known.mean() if len(known) else -np.inf
+            spend_BO[place, number] = weight * option.spend_PR[part].mean()
+    rows = np.arange(len(parts))
+    at = spend_BO.argmin(axis=1)
+    while (left := budget - spend_BO[rows, at].sum()) >= 0:
+        gain_BO = right_BO - right_BO[rows, at][:, None]
+        more_BO = spend_BO - spend_BO[rows, at][:, None]
+        worth_BO = np.where((gain_BO > GAIN) & (more_BO <= left), gain_BO / np.maximum(more_BO, GAIN), 0.0)
+        row, number = divmod(int(worth_BO.argmax()), len(found))
+        if not worth_BO[row, number]:
+            return [found[place] for place in at]
+        at[row] = number
+    return []
+
+
+def _row(
+    found: Sequence[Option], bins_PR: NDArray[np.int64], count: int, where: Units, budget: int, average: bool
+) -> list[Option]:
     """The best of each bin, of all where a bin is empty; [] where the budget allows none."""
-    anywhere = best(found, where, budget)
-    if anywhere is None:
+    anywhere = shared(found, [where], budget) if average else list(filter(None, [best(found, where, budget)]))
+    if not anywhere:
         return []
     parts = [where & (bins_PR == number) for number in range(count)]
-    return [(best(found, part, budget) if part.any() else None) or anywhere for part in parts]
+    full = [part for part in parts if part.any()]
+    if average:
+        chosen = iter(shared(found, full, budget))
+        return [next(chosen) if part.any() else anywhere[0] for part in parts]
+    return [(best(found, part, budget) if part.any() else None) or anywhere[0] for part in parts]
 
 
 def _binned(ease_PR: Values, at: Sequence[float]) -> NDArray[np.int64]:
@@ -146,10 +186,13 @@ def allocate(
     grid: Sequence[int],
     *,
     bins: int = 5,
+    average: bool = False,
     model: str = "",
     verify: str = "",
 ) -> Allocation:
     """The best of `found` (options after `first`) for each bin and budget, by all problems.
+
+    A budget is the most that a problem may take or, by `average`, what problems take on average (`shared`).
 
     Raises:
         ValueError: `bins` is below 1, or no budget of the grid pays for the first thoughts.
@@ -159,7 +202,7 @@ def allocate(
     every = np.ones_like(first.ease_PR, dtype=bool)
     at = edges(first.ease_PR, bins)
     bins_PR = _binned(first.ease_PR, at)
-    rows = {budget: _row(found, bins_PR, len(at) + 1, every, budget) for budget in sorted(set(grid))}
+    rows = {budget: _row(found, bins_PR, len(at) + 1, every, budget, average) for budget in sorted(set(grid))}
     rows = {budget: row for budget, row in rows.items() if row}
     if not rows:
         raise ValueError(
@@ -169,8 +212,48 @@ def allocate(
     price, judged_price, dearest = prices(bank)
     choices = tuple(tuple(option.choice for option in row) for row in rows.values())
     return Allocation(
-        first.measure, first.n, at, tuple(rows), choices, price, judged_price, dearest, model=model, verify=verify
+        first.measure,
+        first.n,
+        at,
+        tuple(rows),
+        choices,
+        price,
+        judged_price,
+        dearest,
+        average=average,
+        model=model,
+        verify=verify,
     )
+
+
+def tried(
+    found: Sequence[Option], ease_PR: Values, budget: int, *, bins: int = 5, average: bool = False, seed: int = 0
+) -> tuple[Values, Values] | None:
+    """Two-fold cross-validation: edges and choices from one half of the problems, tried on the other, both ways.
+
+    Returns:
+        For P problems whether they were right, a mean over orders, and the tokens spent; `None` where the budget
+        allows nothing.
+
+    Raises:
+        ValueError: there is one problem, and no halves.
+    """
+    size = len(ease_PR)
+    half = np.random.default_rng(seed).permutation(size) < size // 2
+    if not 0 < half.sum() < size:
+        raise ValueError(f"there is {size} problem; halves need 2 at least")
+    right_PR, spend_PR = np.full((2, *ease_PR.shape), np.nan)
+    for train in (half, ~half):
+        where = np.repeat(train[:, None], ease_PR.shape[1], axis=1)
+        at = edges(ease_PR[where], bins)
+        bins_PR = _binned(ease_PR, at)
+        row = _row(found, bins_PR, len(at) + 1, where, budget, average)
+        if not row:
+            return None
+        for number, option in enumerate(row):
+            part = ~where & (bins_PR == number)
+            right_PR[part], spend_PR[part] = option.right_PR[part], option.spend_PR[part]
+    return mean(right_PR), mean(spend_PR)
 
 
 def crossed(
@@ -180,45 +263,32 @@ def crossed(
     grid: Sequence[int],
     *,
     bins: int = 5,
+    average: bool = False,
     seed: int = 0,
 ) -> list[dict[str, Any]]:
-    """Two-fold cross-validation: edges and choices from one half of the problems, tried on the other, both ways.
+    """What an allocation is worth on problems that it was not chosen by, beside the best single search.
 
     Returns:
         For each budget: `allocated` and `fixed` (accuracy: an `Estimate` as a dict), `allocated_tokens` and
         `fixed_tokens` (spent a problem), `difference` (paired). Fixed is the one search of `alone`, options without
         first thoughts, that was best on the same half.
     """
-    size = len(first.ease_PR)
-    half = np.random.default_rng(seed).permutation(size) < size // 2
-    if not 0 < half.sum() < size:
-        raise ValueError(f"there is {size} problem; halves need 2 at least")
     found_rows = []
     for budget in sorted(set(grid)):
-        columns = np.full((4, *first.ease_PR.shape), np.nan)
-        for train in (half, ~half):
-            where = np.repeat(train[:, None], first.ease_PR.shape[1], axis=1)
-            at = edges(first.ease_PR[where], bins)
-            bins_PR = _binned(first.ease_PR, at)
-            row, fixed = _row(found, bins_PR, len(at) + 1, where, budget), best(alone, where, budget)
-            if not row or fixed is None:
-                break
-            for number, option in enumerate(row):
-                part = ~where & (bins_PR == number)
-                columns[0][part], columns[1][part] = option.right_PR[part], option.spend_PR[part]
-            columns[2][~where], columns[3][~where] = fixed.right_PR[~where], fixed.spend_PR[~where]
-        else:
-            ours, ours_tokens, theirs, theirs_tokens = (mean(column) for column in columns)
-            found_rows.append(
-                {
-                    "budget": budget,
-                    "allocated": asdict(estimate(ours)),
-                    "allocated_tokens": float(ours_tokens.mean()),
-                    "fixed": asdict(estimate(theirs)),
-                    "fixed_tokens": float(theirs_tokens.mean()),
-                    "difference": asdict(estimate(ours - theirs)),
-                }
-            )
+        ours = tried(found, first.ease_PR, budget, bins=bins, average=average, seed=seed)
+        theirs = tried(alone, first.ease_PR, budget, bins=1, average=average, seed=seed)
+        if ours is None or theirs is None:
+            continue
+        found_rows.append(
+            {
+                "budget": budget,
+                "allocated": asdict(estimate(ours[0])),
+                "allocated_tokens": float(ours[1].mean()),
+                "fixed": asdict(estimate(theirs[0])),
+                "fixed_tokens": float(theirs[1].mean()),
+                "difference": asdict(estimate(ours[0] - theirs[0])),
+            }
+        )
     return found_rows
 
 

@@ -4,6 +4,7 @@ was best for such problems (arXiv 2408.03314, section 3). `scaling.allocation` f
 from __future__ import annotations
 
 import json
+import math
 import os
 from bisect import bisect_right
 from collections import Counter
@@ -18,8 +19,9 @@ from forethought.search.budget import UNLIMITED, Account
 from forethought.search.choose import Thought
 from forethought.search.size import GUIDED, PARALLEL, Parallel, named, sized
 from forethought.search.tree import Growth
-from forethought.search.work import PLAIN, Options, Verify, Work, in_order, together
+from forethought.search.work import PLAIN, Options, Work, in_order, together
 from forethought.types import Budget, Engine, Messages, Sampling, Tree
+from forethought.verify.verdict import Verify
 
 FORMAT = 1
 Measure = Literal["agreement", "score"]
@@ -55,6 +57,8 @@ class Allocation:
     """The same with its verdict."""
     verify_tokens: int = 0
     """The most that one verdict costs."""
+    average: bool = False
+    """Is a budget what such problems take on average, rather than the most that one may take?"""
     model: str = ""
     verify: str = ""
     """The verifier it was measured with; `""` for none."""
@@ -135,6 +139,7 @@ async def auto(
     engine: Engine,
     *,
     allocation: Allocation,
+    spend: int | None = None,
     budget: Budget = UNLIMITED,
     verify: Verify | None = None,
     sampling: Sampling = PLAIN,
@@ -142,39 +147,44 @@ async def auto(
 ) -> Tree:
     """`allocation.probe` thoughts, and then what the allocation says of problems that look so, all under one budget.
 
+    `spend` is which of the allocation's budgets to go by, the limit of tokens where it is not given. Where those are
+    averages some problems take more: let the limit be as large as the largest choice, or none.
+
     A parallel strategy goes on with these thoughts as its first, judged now where it needs that and they were not. Any
     other search starts beside them in the same tree, with what is left; its best thought is the tree's, or theirs where
     it has none. What is chosen by, and when to end, is the strategy's: `choose` and `stop` cannot be given.
 
     Raises:
-        ValueError: the budget has no limit of tokens, or the allocation needs a verifier and there is none.
+        ValueError: neither `spend` nor a limit of tokens is given, or the allocation needs a verifier and there is
+            none.
     """
-    if budget.tokens is None:
-        raise ValueError("an allocation is by budget, and this one has no limit of tokens; give Budget(tokens=...)")
+    by = spend or budget.tokens
+    if by is None:
+        raise ValueError("an allocation is by budget: give spend=..., or a limit of tokens, Budget(tokens=...)")
     if verify is None and allocation.needs_judge:
         raise ValueError(f"this allocation goes by a verifier ({allocation.verify or 'any'}), and verify is None")
     if given := {"choose", "stop"} & options.keys():
         raise ValueError(f"{sorted(given)[0]} is the strategy's; an allocation takes none")
     options.setdefault("verify_tokens", allocation.verify_tokens)
     clock = Account(budget)
-    by = verify if allocation.measure == "score" else None
+    judge = verify if allocation.measure == "score" else None
     first = await best_of_n(
-        messages, engine, budget=budget, verify=by, sampling=sampling, n=allocation.probe, **options
+        messages, engine, budget=budget, verify=judge, sampling=sampling, n=allocation.probe, **options
     )
     seen = Work(messages, engine, first.budget, None, sampling, **options)
     seen.tree.graft(first)
     looks = ease(seen.thoughts(), allocation.probe, allocation.measure)
-    choice = allocation.choice(looks, budget.tokens)
+    choice = allocation.choice(looks, by)
     seconds = clock.seconds_left
-    if seconds == 0 or first.budget.used >= budget.tokens:
+    used, most = first.budget.used, math.inf if budget.tokens is None else budget.tokens
+    if seconds == 0 or used >= most:
         return first
-    used = first.budget.used
     rule = PARALLEL.get(choice.search)
     if rule is None:
         limit = used + choice.tokens
     else:  # the first thoughts are to be judged even where they have used up what the strategy is given
         limit = max(choice.tokens, used + allocation.probe * max(1, options["verify_tokens"]))
-    rest = replace(first.budget, tokens=min(budget.tokens, limit), seconds=seconds)
+    rest = replace(first.budget, tokens=int(min(most, limit)), seconds=seconds)
     if rule is not None:
         n = choice.tokens // (allocation.judged_price if rule.judged else allocation.price)
         tree = await _more(first, engine, rest, verify, sampling, rule, n, options)
