@@ -11,10 +11,12 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from forethought.search.best_of_n import PLAIN, Verify, best_of_n
+from forethought.search.best_of_n import best_of_n
 from forethought.search.budget import UNLIMITED
 from forethought.search.seeds import derive
+from forethought.search.work import PLAIN
 from forethought.types import Budget, Engine, Messages, Problem, Sampling, Step, Trace, Tree, Verdict
+from forethought.verify.verdict import Verify
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from forethought.engines.usage import Bill, Usage, counting
 from forethought.search import SEARCHES
 from forethought.search.stop import adaptive_consistency
 from forethought.thought.marks import CLOSE
-from forethought.types import Budget, Messages, Sampling, Step, Tree, Verdict, user
+from forethought.types import FINISHED, Budget, Messages, Sampling, Step, Tree, Verdict, user
 
 ASK = user("What is 2+2?")
 SMALL: dict[str, dict[str, Any]] = {
@@ -120,6 +120,17 @@ def test_the_same_seed_gives_the_same_tree_however_fast_the_engine_was(name: str
         options |= {"stop": partial(adaptive_consistency, confidence=0.7), "at_once": 2}
     first, *others = (wild(name, seed, speed, **options)[0] for speed in range(3))
     assert others == [first, first]
+
+
+@every
+def test_no_leaf_calls_itself_finished_that_the_model_did_not_end(name: str) -> None:
+    left = set()
+    for seed in range(6):
+        tree, _ = wild(name, seed, seed, budget=Budget(tokens=random.Random(seed).choice([40, 150, 600])))
+        steps = [step for leaf in tree.leaves() if (step := tree.nodes[leaf].step)]
+        assert {step.stop for step in steps if step.stop in FINISHED} <= {"end"}
+        left |= {step.stop for step in steps if step.text.endswith("\n")}
+    assert left == {"budget"} or name not in GUIDED
 
 
 @every

@@ -11,10 +11,11 @@ import pytest
 from search_script import ASK, Judge, answer, shape, told
 
 from forethought.engines.scripted import Reply, Scripted
+from forethought.rollout import traces_of
 from forethought.search.choose import most_visited
 from forethought.search.mcts import mcts, policy, uniform
 from forethought.search.stop import good_enough
-from forethought.types import Budget, Messages, Sampling, Step, Tree
+from forethought.types import FINISHED, Budget, Messages, Sampling, Step, Tree
 
 TWO = ["a\n", "b\n"]
 """Every node has these two moves, and no thought ever ends."""
@@ -56,32 +57,34 @@ def test_a_move_without_visits_is_worth_its_parents_mean_by_default() -> None:
 
 
 def test_golden_tree_of_a_search_that_finds_the_better_line() -> None:
-    replies = {"": TWO, "a\n": ["\\boxed{1}", "c\n"], "b\n": ["\\boxed{2}", "\\boxed{3}"]}
+    twice = ["\\boxed{2}", "\\boxed{3}", "\\boxed{3}", "\\boxed{2}"]
     scores = {"a\n": 0.1, "b\n": 0.9, "\\boxed{1}": 0.2, "\\boxed{2}": 0.4, "\\boxed{3}": 0.8}
     judge = Judge(scores)
-    tree = grow(told(replies), judge, simulations=6, verify_tokens=1)
-    # 1: a. 2: a 0.1 + 0.3125 < b 0.1 + 0.625. 3: a 0.395 < b 0.9 + 0.442, its first. 4: a < b 0.65 + 0.361; the
-    # second 0.65 + 0.884 beats the first. 5: a 0.1 + 0.625 < b 0.7 + 0.313; the first 0.4 + 0.541 < 0.8 + 0.541.
-    # 6: a 0.1 + 0.699 < b 0.725 + 0.280; the first 0.4 + 0.625 < 0.8 + 0.417.
+    tree = grow(told({"": TWO, "a\n": ["\\boxed{1}", "c\n"], "b\n": twice}), judge, simulations=6, verify_tokens=1)
+    # 1: a. 2: a 0.1 + 0.3125 < b 0.1 + 0.625. 3: a 0.542 < b 0.9 + 0.442, its first. 4: a 0.641 < b 0.65 + 0.361, its
+    # second. 5: a 0.725 < b 0.7 + 0.313, which has no move that was not visited: two more are drawn, and say nothing
+    # new; b's own mean of 0.7 is backed up. 6: b is closed, so a, its first.
     assert shape(tree) == [
-        (0, "a\n", 0.1, 1),
-        (0, "b\n", 0.9, 5),
-        (1, "\\boxed{1}", None, 0),  # finished, and never come to
+        (0, "a\n", 0.1, 2),
+        (0, "b\n", 0.9, 4),
+        (1, "\\boxed{1}", 0.2, 1),
         (1, "c\n", None, 0),
         (2, "\\boxed{2}", 0.4, 1),
-        (2, "\\boxed{3}", 0.8, 3),
+        (2, "\\boxed{3}", 0.8, 1),
+        (2, "\\boxed{3}", None, 0),
+        (2, "\\boxed{2}", None, 0),
     ]
-    assert tree.nodes[0].total == pytest.approx(0.1 + 0.9 + 0.4 + 3 * 0.8)
-    assert judge.paths == ["a\n", "b\n", "b\n\\boxed{2}", "b\n\\boxed{3}"]  # each once, however often visited
-    assert tree.budget == Budget(used=4 * 2 + 3 * 9 + 4 - 2, calls=6 + 4)
+    assert tree.nodes[0].total == pytest.approx(0.1 + 0.9 + 0.4 + 0.8 + 0.7 + 0.2)
+    assert judge.paths == ["a\n", "b\n", "b\n\\boxed{2}", "b\n\\boxed{3}", "a\n\\boxed{1}"]
+    assert tree.budget == Budget(used=3 * 2 + 5 * 9 + 5, calls=8 + 5)
     assert answer(tree) == "\\boxed{3}"
 
 
 def test_the_choice_by_visits_and_the_choice_by_score_differ() -> None:
-    replies = {"": TWO, "a\n": ["\\boxed{1}", "\\boxed{1}"], "b\n": ["\\boxed{2}", "\\boxed{2}"]}
+    replies = {"": TWO, "a\n": ["\\boxed{1}"] * 2, "b\n": ["\\boxed{2}"] * 4}
     scores = {"a\n": 0.0, "\\boxed{1}": 0.9, "b\n": 0.9, "\\boxed{2}": 0.8}
-    by_score = grow(told(replies), Judge(scores), simulations=12, exploration=2.0)
-    by_visits = grow(told(replies), Judge(scores), simulations=12, exploration=2.0, choose=most_visited)
+    by_score = grow(told(replies), Judge(scores), simulations=5, exploration=2.0)
+    by_visits = grow(told(replies), Judge(scores), simulations=5, exploration=2.0, choose=most_visited)
     assert by_score.nodes == by_visits.nodes
     assert (answer(by_score), answer(by_visits)) == ("\\boxed{1}", "\\boxed{2}")
 
@@ -95,12 +98,38 @@ def test_it_ends_where_the_budget_cannot_judge_or_grow_a_leaf() -> None:
     assert tree.note == "1 of 6 samples not started: the budget was spent; no thought finished"
 
 
-def test_a_finished_thought_is_come_to_again_for_nothing() -> None:
-    engine, judge = told({"": ["\\boxed{1}", "\\boxed{2}"]}), Judge({"\\boxed{1}": 0.9, "\\boxed{2}": 0.1})
-    tree = grow(engine, judge, simulations=10)
-    assert (engine.calls, len(judge.paths)) == (2, 2)
-    assert tree.nodes[0].visits == 10
-    assert tree.nodes[1].visits > tree.nodes[2].visits
+def test_where_all_is_visited_more_is_drawn_until_all_is_closed_and_then_once_more() -> None:
+    one = "\\boxed{1}"
+    replies = {"": ["a\n"] * 4, "a\n": [one, one, one, one, one, "\\boxed{2}"]}
+    scores = {one: 0.1, "\\boxed{2}": 0.9}
+    # 1: a. 2: its one move. 3: two more from a, nothing new. 4: two more from the root, nothing new: all is closed.
+    # 5: two more from a, one of them new. 6: that one.
+    for simulations, calls, best in ((2, 4, one), (3, 6, one), (4, 8, one), (5, 10, one), (6, 10, "\\boxed{2}")):
+        engine, judge = told(replies), Judge(scores)
+        tree = grow(engine, judge, simulations=simulations)
+        assert (engine.calls, answer(tree), tree.nodes[0].visits) == (calls, best, simulations)
+        assert len(judge.paths) == len(set(judge.paths))
+
+
+@pytest.mark.parametrize("tokens", [100, 1000, 5000])
+def test_short_thoughts_are_drawn_for_all_of_the_budget(tokens: int) -> None:
+    def short(messages: Messages, prefix: tuple[Step, ...], sampling: Sampling, call: int) -> Reply:
+        draw = (sampling.seed or 0) % 20
+        return f"{'a' if draw < 19 else 'b'}\n" if not prefix else f"\\boxed{{{draw}}}"
+
+    limit = Budget(tokens=tokens)
+    options: dict[str, Any] = {"sampling": Sampling(max_tokens=10, seed=0), "simulations": 5000, "at_once": 4}
+    tree = grow(Scripted(short), Judge(), budget=limit, verify_tokens=1, **options)
+    assert tokens - 10 <= tree.budget.used <= tokens
+    said = {tree.steps(leaf)[0].text for leaf in tree.leaves()}
+    assert said == {"a\n", "b\n"} or tokens == 100  # one in twenty begins with b
+
+
+def test_a_leaf_left_behind_is_told_from_a_thought_that_ended() -> None:
+    tree = grow(told({"": ["a\n", "\\boxed{1}"], "a\n": ["c\n", "d\n"]}), Judge(), simulations=2)
+    stops = {step.text: step.stop for node in tree.nodes if (step := node.step)}
+    assert stops == {"a\n": "stop", "\\boxed{1}": "end", "c\n": "budget", "d\n": "budget"}
+    assert [trace.stop in FINISHED for trace in traces_of(tree, "p")] == [True, False, False]
 
 
 def test_simulations_under_way_repel_one_another() -> None:
@@ -158,12 +187,12 @@ def test_what_leads_nowhere_is_not_come_to_again() -> None:
         "a\n": [OSError("gone"), OSError("gone")],
         "b\n": ["\\boxed{1}", "\\boxed{2}"],
     }
-    tree = grow(told(replies), Judge({"a\n": 0.9, "b\n": 0.1}), simulations=20)
+    tree = grow(told(replies), Judge({"a\n": 0.9, "b\n": 0.1}), simulations=4)
     assert tree.nodes[1].visits == 1
-    assert tree.nodes[2].visits == 19
+    assert tree.nodes[2].visits == 3
     assert tree.note == "2 of 6 samples failed: OSError: gone"
     shallow = grow(Scripted(TWO), Judge(), simulations=20, depth=1)
-    assert visits(shallow) == {"": 2, "a": 1, "b": 1}  # judged, not grown; then nothing is left
+    assert visits(shallow) == {"": 20, "a": 1, "b": 1}  # judged, not grown; from then on only the root is
 
 
 def test_it_goes_on_with_a_tree_as_if_it_had_never_stopped() -> None:

@@ -41,9 +41,10 @@ from forethought.search.budget import UNLIMITED
 from forethought.search.seeds import derive
 from forethought.search.size import named, sized
 from forethought.search.tree import Growth
-from forethought.search.work import Verify, together
+from forethought.search.work import together
 from forethought.store import Store, open_store
 from forethought.types import Budget, Engine, Messages, Problem, Sampling, Trace, Tree
+from forethought.verify.verdict import Verify
 
 RUN = "eval"
 PROG = "forethought eval"

@@ -22,8 +22,9 @@ from forethought.search.choose import Thought
 from forethought.search.seeds import derive
 from forethought.search.size import Parallel
 from forethought.search.tree import finished
-from forethought.search.work import Verify, together
+from forethought.search.work import together
 from forethought.types import Budget, Engine, Messages, Problem, Sampling, Step, Trace, Tree, Verdict
+from forethought.verify.verdict import Verify
 from forethought.verify.vote import answer_of
 
 JUDGE = "judge"

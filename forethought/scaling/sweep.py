@@ -13,8 +13,8 @@ from forethought.engines.usage import counting
 from forethought.rollout import Grade, Search, rollout
 from forethought.scaling.measure import RIGHT
 from forethought.search.seeds import derive
-from forethought.search.work import Verify
 from forethought.types import Budget, Engine, Messages, Problem, Sampling, Trace, Tree, Verdict
+from forethought.verify.verdict import Verify
 
 
 @dataclass(frozen=True, slots=True)

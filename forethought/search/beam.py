@@ -10,9 +10,10 @@ from typing import Any, Unpack
 
 from forethought.search.budget import UNLIMITED
 from forethought.search.mix import abreast
-from forethought.search.work import PLAIN, Options, Verify, Work, together
+from forethought.search.work import PLAIN, Options, Work, together
 from forethought.thought.marks import STEP
 from forethought.types import Budget, Engine, Messages, Sampling, Tree
+from forethought.verify.verdict import Verify
 
 
 async def beam(

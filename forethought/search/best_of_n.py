@@ -7,10 +7,9 @@ from collections.abc import Coroutine, Iterator
 from typing import Any, Unpack
 
 from forethought.search.budget import UNLIMITED
-from forethought.search.work import PLAIN, Options, Verify, Work, in_order
+from forethought.search.work import PLAIN, Options, Work, in_order
 from forethought.types import Budget, Engine, Messages, Sampling, Tree
-
-__all__ = ["PLAIN", "Verify", "best_of_n"]
+from forethought.verify.verdict import Verify
 
 
 async def best_of_n(

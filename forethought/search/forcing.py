@@ -7,9 +7,10 @@ from typing import Unpack
 
 from forethought.search.budget import UNLIMITED, spent
 from forethought.search.choose import latest
-from forethought.search.work import PLAIN, Options, Verify, Work
+from forethought.search.work import PLAIN, Options, Work
 from forethought.thought.marks import BOXED, CLOSE, OPEN, STEP, after_thought
 from forethought.types import Budget, Engine, Messages, Sampling, Tree
+from forethought.verify.verdict import Verify
 
 WAIT = "Wait"
 FINAL = f"\n{CLOSE}\n{BOXED}"

@@ -7,9 +7,10 @@ from typing import Unpack
 
 from forethought.search.beam import levels, shape
 from forethought.search.budget import UNLIMITED
-from forethought.search.work import PLAIN, Options, Verify, Work
+from forethought.search.work import PLAIN, Options, Work
 from forethought.thought.marks import STEP
 from forethought.types import Budget, Engine, Messages, Sampling, Tree
+from forethought.verify.verdict import Verify
 
 
 async def lookahead(

@@ -10,9 +10,10 @@ from statistics import fmean
 from typing import Any, Unpack
 
 from forethought.search.budget import UNLIMITED
-from forethought.search.work import PLAIN, Options, Verify, Work, in_order, together
+from forethought.search.work import PLAIN, Options, Work, in_order, together
 from forethought.thought.marks import STEP
 from forethought.types import Budget, Engine, Messages, Sampling, Step, Tree
+from forethought.verify.verdict import Verify
 
 Priors = Callable[[Messages, tuple[Step, ...], Sequence[Step]], Awaitable[Sequence[float]]]
 """(messages, the thought so far, the moves drawn from it) -> a weight of 0 or more for each move: an action head's,
@@ -63,7 +64,12 @@ async def mcts(
     `at_once` simulations are under way together, each seen by the others as visits worth 0 until its score is there
     (virtual loss), and are backed up in the order they began: the tree is the same however fast the engine was. One
     that comes to a node under way waits. The search ends after `simulations`, or where the budget can judge or grow
-    no more; a simulation that ends in a finished thought once more costs no tokens.
+    no more.
+
+    No simulation goes to a finished thought twice, nor below a move where all is visited. One that comes to a node
+    all of whose moves are so closed widens it: `branch` more steps are drawn there, and the node's own mean is backed
+    up. A node where they said nothing new is closed as well, until all are: then each may be widened once more. So
+    the budget is spent, and what the policy can say is found in the end, as by drawing whole thoughts.
 
     `tree` is a tree of the same messages and policy to go on with: its visits and values stand. Say
     `choose=most_visited` for the choice by visits; the default is by score.
@@ -79,14 +85,14 @@ async def mcts(
     if tree is not None:
         if (tree.messages, tree.policy) != (messages, engine.name):
             raise ValueError(f"the tree to go on with is of {tree.policy} and {tree.messages}; it must be the same")
-        work.tree.graft(tree)
+        work.take_up(tree)
     search = _Puct(work, branch, depth, exploration, unvisited, priors)
 
     async def simulate() -> None:
         for node, place in enumerate(work.tree.places):
-            if place.children:
-                search.moves[node] = await search.moves_of(node)
-        if 0 not in search.moves:
+            if place.children and (moves := await search.moves_of(node)):
+                search.moves[node] = moves
+        if not search.moves:
             search.taken(await search.launch(0))
         await in_order(search.simulations(simulations), at_once, search.taken)
 
@@ -108,8 +114,8 @@ class _Puct:
         self.priors = priors
         self.moves: dict[int, dict[int, float]] = {}
         """Of each node that was expanded: its moves and their priors."""
-        self.dead: set[int] = set()
-        """Nodes from which nothing could be drawn that lives."""
+        self.barren: set[int] = set()
+        """Nodes that were widened and said nothing new, since all were closed for the last time."""
         self.flying: set[int] = set()
         """Leaves of simulations under way."""
         self.pending: Counter[int] = Counter()
@@ -117,24 +123,25 @@ class _Puct:
         self.spent = False
 
     def simulations(self, count: int) -> Iterator[Coroutine[Any, Any, Visit] | None]:
-        while count and not self.spent and not self.work.stopped:
+        while count and self.moves and not self.spent and not self.work.stopped:
             leaf = self.select()
-            if leaf is None and not self.flying:
-                return
             count -= leaf is not None
             yield None if leaf is None else self.launch(leaf)
 
     def select(self) -> int | None:
-        """The leaf of the next simulation; `None` where it is under way, or none is left."""
+        """The leaf of the next simulation, or the node to be widened; `None` where it is under way."""
         node = 0
-        while node in self.moves:
-            live = {child: prior for child, prior in self.moves[node].items() if child not in self.dead}
-            if not live:
-                self.dead.add(node)
-                if node == 0:
-                    return None
-            node = max(live, key=lambda child: (self.puct(child, live[child]), live[child], -child)) if live else 0
-        return None if node in self.flying or node in self.dead else node
+        while live := self.live(node):
+            node = max(live, key=lambda child: (self.puct(child, live[child]), live[child], -child))
+        return None if node in self.flying else node
+
+    def live(self, node: int) -> dict[int, float]:
+        """The moves of a node that are not closed, and their priors."""
+        return {child: prior for child, prior in self.moves.get(node, {}).items() if not self.closed(child)}
+
+    def closed(self, node: int) -> bool:
+        """Is this a thought's end that was visited, a place from which nothing leads on, or one that is barren?"""
+        return node in self.barren or (self.places[node].visits > 0 and node not in self.moves)
 
     def puct(self, child: int, prior: float) -> float:
         """The paper's Q + U of a move, simulations under way counted as visits worth 0."""
@@ -156,10 +163,9 @@ class _Puct:
         return self.visit(leaf)
 
     async def visit(self, leaf: int) -> Visit:
-        """Judge `leaf` and draw its moves, both at once; a thought's end that was visited before costs nothing."""
-        if self.places[leaf].visits:
-            return leaf, {}, True
-        starts = [self.work.appraise(leaf)] if leaf else []
+        """Judge `leaf` and draw its moves, both at once; of a node that has moves, draw more of them."""
+        new = leaf not in self.moves
+        starts = [self.work.appraise(leaf)] if leaf and new else []
         if leaf == 0 or (self.work.open(leaf) and len(self.work.tree.path(leaf)) < self.depth):
             starts += [self.work.grow(leaf, judge=False) for _ in range(self.branch)]
         grown = await together(starts)
@@ -190,11 +196,14 @@ class _Puct:
         self.flying.discard(leaf)
         self.pending.subtract((0, *self.work.tree.path(leaf)))
         self.spent |= not complete
-        place = self.places[leaf]
+        place, widened = self.places[leaf], leaf in self.moves
         if moves:
             self.moves[leaf] = moves
-        elif not self.work.finished(leaf):
-            self.dead.add(leaf)
-        if place.visits or leaf in self.work.verdicts:
-            self.work.tree.back_up(leaf, self.mean_above(leaf) if place.value is None else place.value)
+        if widened and not self.live(leaf):
+            self.barren.add(leaf)
+            if leaf == 0:
+                self.barren.clear()
+        if widened or leaf in self.work.verdicts:
+            mean = place.total / place.visits if widened else self.mean_above(leaf)
+            self.work.tree.back_up(leaf, mean if widened or place.value is None else place.value)
         self.work.ask(max(place.children, default=leaf))

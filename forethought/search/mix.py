@@ -10,9 +10,10 @@ from typing import Any, Unpack
 from forethought.search.budget import UNLIMITED
 from forethought.search.revise import Remark, again, revise
 from forethought.search.seeds import derive
-from forethought.search.work import PLAIN, Options, Verify, Work, in_order
+from forethought.search.work import PLAIN, Options, Work, in_order
 from forethought.thought.marks import STEP
 from forethought.types import Budget, Engine, Messages, Sampling, Tree
+from forethought.verify.verdict import Verify
 
 Search = Callable[..., Coroutine[Any, Any, Tree]]
 """Any search of the house, its own knobs bound."""

@@ -10,9 +10,10 @@ from typing import Unpack
 
 from forethought.search.budget import UNLIMITED
 from forethought.search.seeds import derive
-from forethought.search.work import PLAIN, Options, Verify, Work, together
+from forethought.search.work import PLAIN, Options, Work, together
 from forethought.thought.marks import STEP
 from forethought.types import Budget, Engine, Messages, Sampling, Tree
+from forethought.verify.verdict import Verify
 
 EDGE = 1e-7
 """Scores are kept this far from 0 and 1, so that their odds are finite."""

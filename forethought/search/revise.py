@@ -7,9 +7,10 @@ from collections.abc import Callable
 from typing import Unpack
 
 from forethought.search.budget import UNLIMITED
-from forethought.search.work import PLAIN, Options, Verify, Work
+from forethought.search.work import PLAIN, Options, Work
 from forethought.thought.marks import CLOSE, OPEN
 from forethought.types import Budget, Engine, Messages, Sampling, Tree, Verdict
+from forethought.verify.verdict import Verify
 
 Remark = Callable[[Verdict | None], str]
 """What stands between an attempt and its revision, given the verdict on the attempt (`None` without a verifier)."""

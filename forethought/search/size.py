@@ -63,7 +63,7 @@ _KNOBS: dict[str, Callable[[int, int], dict[str, Any]]] = {
     "force": lambda n, tokens: {"least": tokens // 2, "most": tokens},
 }
 """Of n thoughts' worth and the tokens they are given, what makes a search that large. `force` makes one long thought of
-them; `mcts` ends where its budget does, or where so many simulations have mostly come back to the same thoughts."""
+them; `mcts` ends where its budget does, long before so many simulations unless its steps cost next to nothing."""
 
 
 def named(name: str) -> str:

@@ -19,10 +19,8 @@ from forethought.search.choose import Choose, Thought, highest
 from forethought.search.seeds import derive
 from forethought.search.tree import Growth, finished
 from forethought.types import Action, Budget, Engine, Messages, Sampling, Step, Tree, Verdict
+from forethought.verify.verdict import Verify
 from forethought.verify.vote import answer_of
-
-Verify = Callable[[Messages, tuple[Step, ...]], Awaitable[Verdict]]
-"""A judge at test time: it sees the conversation and one thought, and no answer."""
 
 PLAIN = Sampling()
 
@@ -235,6 +233,13 @@ class Work:
         self.account.settle(reserved, used, calls)
         self._settled.set()
 
+    def take_up(self, tree: Tree) -> None:
+        """Go on with what a search before this one has grown: a leaf that it left behind leads on again."""
+        base = self.tree.graft(tree)
+        for place in self.tree.places[base + 1 :]:
+            if place.step and place.step.stop == "budget" and place.step.text.endswith(self._mark):
+                place.step = replace(place.step, stop="stop")
+
     def write(self, parent: int, text: str, action: Action) -> int:
         """A child of `parent` that we wrote; it is left out of the tree again where nothing follows it."""
         return self.tree.add(parent, Step(text, stop="stop", action=action, sampled=False))
@@ -259,12 +264,20 @@ class Work:
         return self.freeze(self.thoughts())
 
     def freeze(self, thoughts: Sequence[Thought]) -> Tree:
-        """The tree as it stands, its best one of `thoughts`, and in words what went wrong."""
+        """The tree as it stands, its best one of `thoughts`, and in words what went wrong.
+
+        A leaf at the step mark is no finished thought, and whoever reads it later cannot tell by its text: it was left
+        behind for what else the budget bought, and its stop says so.
+        """
         places = self.tree.places
         for place in reversed(places):
-            wrote = place.step is not None and not place.step.sampled and place.step.stop == "stop"
-            if wrote and not any(places[child].step for child in place.children):
+            step = place.step
+            if step is None or step.stop != "stop" or any(places[child].step for child in place.children):
+                continue
+            if not step.sampled:
                 place.step = None
+            elif not self.ends(step):
+                place.step = replace(step, stop="budget")
         best = self._choose(thoughts).node if thoughts else None
         budget, asked = self.account.snapshot(), self._asked
         notes = [f"{len(self._faults)} of {asked} samples failed: {self._faults[0]}"] if self._faults else []
