@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from forethought.engines.local.generic import GenericDecoder
+from forethought.engines.local.grammar import Grammar, Vocabulary
 from forethought.engines.local.llama import LlamaDecoder, supports
 from forethought.engines.local.loop import Loop
 from forethought.engines.local.requests import Given, Sample
+from forethought.engines.local.stops import Spelling
 from forethought.engines.local.threads import COMPUTE, SMALL, hand_over, set_threads
 from forethought.engines.usage import Bill, Usage
 from forethought.thought.tokens import Tokenizer, render
@@ -73,6 +75,7 @@ class LocalEngine:
         self.tokenizer = tokenizer
         self.usage = Usage()
         self._name, self._update = name, 0
+        self._vocabulary: Vocabulary | None = None
         self._decoder = (LlamaDecoder if supports(model.config) else GenericDecoder)(model, dtype)
         self._loop = Loop(
             self._decoder,
@@ -137,6 +140,44 @@ class LocalEngine:
 
         Raises ValueError where the prompt leaves no room in the context.
         """
+        return await self._draw(messages, prefix, sampling)
+
+    async def stream(
+        self,
+        messages: Messages,
+        prefix: Sequence[Step],
+        sampling: Sampling,
+        heard: Callable[[str, float], None],
+        schema: str | None = None,
+    ) -> Step:
+        """As `sample`; each token is told while the next ones are drawn, as the text that it completed and its
+        log-probability: `""` for the end token, and where a character is still open.
+
+        A stop string is part of what is told. With a JSON `schema` the text is held to it: log-probabilities are then
+        those among the tokens that the schema allows. Raises ValueError, before anything is computed, for a schema
+        that cannot be held.
+        """
+        loop = asyncio.get_running_loop()
+        if schema is not None and self._vocabulary is None:
+            self._vocabulary = await loop.run_in_executor(None, Vocabulary, self.tokenizer, self._loop.ends)
+        grammar = None if schema is None or self._vocabulary is None else self._vocabulary.grammar(schema)
+        spelling = Spelling(self.decode)
+        return await self._draw(
+            messages,
+            prefix,
+            sampling,
+            heard=lambda token, logprob: heard(spelling.text(token), logprob),
+            grammar=grammar,
+        )
+
+    async def _draw(
+        self,
+        messages: Messages,
+        prefix: Sequence[Step],
+        sampling: Sampling,
+        heard: Callable[[int, float], None] | None = None,
+        grammar: Grammar | None = None,
+    ) -> Step:
         tokens, _ = render(self.tokenizer, messages, prefix)
         room = self.context - len(tokens)
         if room < 1:
@@ -145,9 +186,18 @@ class LocalEngine:
                 "shorten the prompt or take a model with a longer context"
             )
         seed = random.getrandbits(63) if sampling.seed is None else sampling.seed
-        row = Sample(tokens, min(sampling.max_tokens, room), sampling, seed)
+        row = Sample(tokens, min(sampling.max_tokens, room), sampling, seed, grammar=grammar)
+        if heard is not None:
+            loop = asyncio.get_running_loop()
+
+            def told(token: int, logprob: float) -> None:
+                loop.call_soon_threadsafe(heard, token, logprob)
+
+            row.heard = told
         await self._answer(row)
         assert row.stop is not None
+        if row.stop == "error":
+            return Step(row.text or "", stop="error", sampled=False)
         text = self.decode(row.tokens) if row.text is None else row.text
         return Step(text=text, tokens=tuple(row.tokens), logprobs=tuple(row.logprobs), stop=row.stop)
 

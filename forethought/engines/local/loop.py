@@ -265,12 +265,18 @@ class Loop:
     def _append(self, rows: list[Sample], logits_BV: torch.Tensor, batch: _Batch) -> None:
         """Draw the next token of each row and see whether it ends there."""
         uniform_B = torch.from_numpy(uniforms(batch.seeds, batch.counts)).to(logits_BV.device)
+        for index in batch.held:
+            rows[index].grammar.mask(logits_BV[index])  # type: ignore[union-attr]  # it has one, or were not held
         tokens_B, logprobs_B = draw(logits_BV, uniform_B, batch.draws)
         batch.counts += 1
         for row, token, logprob in zip(rows, tokens_B.tolist(), logprobs_B.tolist(), strict=True):
             row.tokens.append(token)
             row.logprobs.append(logprob)
-            if token in self.ends:
+            if row.heard is not None:
+                row.heard(token, logprob)
+            if row.grammar is not None and (fault := row.grammar.take(token)):
+                row.stop, row.text = "error", fault
+            elif token in self.ends:
                 row.stop = "end"
             elif row.sampling.stop and (text := self.stops.text(row.tokens, row.sampling.stop)) is not None:
                 row.stop, row.text = "stop", text
@@ -310,6 +316,7 @@ class _Batch:
         self.counts = np.array([len(row.tokens) for row in rows])
         self.seeds = np.array([row.seed & 0xFFFFFFFFFFFFFFFF for row in rows], dtype=np.uint64)
         self.draws = Draws.of([row.sampling for row in rows], device)
+        self.held = [index for index, row in enumerate(rows) if row.grammar is not None]
         self.plan: Any = None
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from forethought.engines.local.grammar import Grammar
 from forethought.engines.usage import Usage
 from forethought.types import Sampling, Stop
 
@@ -26,6 +28,10 @@ class Sample:
     """Tokens of the prefix that stand in a context and not in the row."""
     place: int = 0
     """In the contexts, where they are shared."""
+    heard: Callable[[int, float], None] | None = None
+    """Told each token and its log-probability as it is drawn, in the thread that computes."""
+    grammar: Grammar | None = None
+    """What its text is held to."""
     cancelled: bool = False
     usage: Usage = field(default_factory=lambda: Usage(requests=1))
 

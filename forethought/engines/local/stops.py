@@ -1,4 +1,4 @@
-"""Find the stop string that a row has run into, though tokens and characters end in different places."""
+"""Text behind tokens as they are drawn, though the two end in different places: stop strings, and what is complete."""
 
 from __future__ import annotations
 
@@ -29,3 +29,25 @@ class Stops:
         text = self._decode(tokens)
         hits = [at + len(stop) for stop in stops if (at := text.find(stop)) >= 0]
         return text[: min(hits)] if hits else None
+
+
+class Spelling:
+    """The text that each token completes, one after the other; `decode` as for `Stops`.
+
+    Of the tokens told before, those of the last piece are decoded again: what one decodes to depends on them.
+    """
+
+    def __init__(self, decode: Callable[[Sequence[int]], str]) -> None:
+        self._decode = decode
+        self._tokens: list[int] = []
+        self._start = self._told = 0
+
+    def text(self, token: int) -> str:
+        """What `token` adds; `""` while a character is not complete."""
+        self._tokens.append(token)
+        before = self._decode(self._tokens[self._start : self._told])
+        text = self._decode(self._tokens[self._start :])
+        if text.endswith("\N{REPLACEMENT CHARACTER}"):
+            return ""
+        self._start, self._told = self._told, len(self._tokens)
+        return text[len(before) :]
