@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -19,10 +19,11 @@ from forethought.verify.verdict import Verify, drawn, judged
 from forethought.verify.vote import answer_of
 
 MARK = "```"
+NONE = "No errors."
 CRITIQUE = Sampling(max_tokens=256)
 ASKED = (
     "List the errors in the solution. For each, quote the faulty text exactly, between ``` marks, and say after it in "
-    'a sentence what is wrong. Where there is no error, write "No errors." and nothing else.'
+    f'a sentence what is wrong. Where there is no error, write "{NONE}" and nothing else.'
 )
 
 _QUOTED = re.compile(r"```[ \t]*\n?(.*?)\n?[ \t]*```", re.DOTALL)
@@ -40,15 +41,23 @@ class Highlight:
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidate:
+class Critique:
+    """One critique that could be ranked."""
+
     text: str
     found: tuple[Highlight, ...]
     reward: float
 
 
-def critique_prompt(messages: Messages, steps: Sequence[Step]) -> Messages:
+def critique_prompt(messages: Messages, steps: Sequence[Step], asked: str = ASKED) -> Messages:
     """What a critic is asked, and trained on."""
-    return user(f"{presented(messages, steps)}\n\n{ASKED}")
+    return user(f"{presented(messages, steps)}\n\n{asked}")
+
+
+def written(errors: Iterable[tuple[str, str]]) -> str:
+    """The critique of these errors, each the faulty text as it stands and what is wrong with it: what a critic is
+    trained to write."""
+    return "\n\n".join(f"{MARK}{quote}{MARK} {comment}" for quote, comment in errors) or NONE
 
 
 def critic(
@@ -60,20 +69,56 @@ def critic(
     rounds: int = 4,
     modifier: float = 0.0,
     sampling: Sampling = CRITIQUE,
+    asked: str = ASKED,
     answer: Callable[[str], str | None] = answer_of,
 ) -> Verify:
     """The best critique is the `note`; `steps` are 0 where it locates an error and 1 elsewhere, `score` the least.
 
-    Force-sampled best-of-n: each round forces a highlight open and samples `n` continuations of each of the `keep` best
-    critiques so far (of the empty one at first), and of all n · (keep · (rounds - 1) + 1) the highest reward +
-    `modifier` · highlights wins: a higher modifier finds more and invents more (section 3.3; the paper takes 28
-    critiques and modifiers at quantiles of the length). A forced critique always quotes something; `rounds=0` is plain
-    best-of-n, n critiques that may say that there is no error.
+    The critiques are those of `critiques`, and the highest reward + `modifier` · highlights wins: a higher modifier
+    finds more and invents more (section 3.3; the paper takes modifiers at quantiles of the length). A quote that is not
+    in the thought, blanks aside, locates nothing and is not counted. `parts` has the winner's `reward`, and the numbers
+    of `highlights` and of `critiques` that could be ranked.
+    """
+    search = critiques(engine, rank=rank, n=n, keep=keep, rounds=rounds, sampling=sampling, asked=asked)
+
+    async def judge(messages: Messages, steps: tuple[Step, ...]) -> Verdict:
+        pool, cost, fault = await search(messages, steps)
+        if not pool:
+            return Verdict(None, note=f"no critique could be had: {fault}", cost=cost)
+        best = chosen(pool, modifier)
+        located = {one.step for one in best.found}
+        scores = tuple(0.0 if index in located else 1.0 for index in range(len(steps)))
+        parts = {"reward": best.reward, "highlights": float(len(best.found)), "critiques": float(len(pool))}
+        return Verdict(min(scores), scores, note=best.text.strip(), parts=parts, cost=cost)
+
+    return judged(judge, answer=answer)
+
+
+def chosen(pool: Sequence[Critique], modifier: float = 0.0) -> Critique:
+    """The highest reward + `modifier` · highlights, the first of equals."""
+    return max(pool, key=lambda one: one.reward + modifier * len(one.found))
+
+
+def critiques(
+    engine: Engine,
+    *,
+    rank: Verify | None = None,
+    n: int = 4,
+    keep: int = 2,
+    rounds: int = 4,
+    sampling: Sampling = CRITIQUE,
+    asked: str = ASKED,
+) -> Callable[[Messages, Sequence[Step]], Awaitable[tuple[list[Critique], int, str]]]:
+    """Force-sampled best-of-n, before the choice: the critiques that could be ranked, the tokens that they took, and
+    what last went wrong.
+
+    Each round forces a highlight open and samples `n` continuations of each of the `keep` best critiques so far (of the
+    empty one at first): n · (keep · (rounds - 1) + 1) in all, the paper's 28. A forced critique always quotes;
+    `rounds=0` is plain best-of-n, n critiques that may say that there is no error.
 
     `rank` judges critiques: a verify over the critic's conversation and the critique as its steps (a Bradley-Terry
-    model of comparisons; its `parts["reward"]`, else its score); without it the critic's own mean probability does. A
-    quote that is not in the thought, blanks aside, locates nothing and is not counted. `parts` has the winner's
-    `reward`, and the numbers of `highlights` and of `critiques` that could be ranked.
+    model of comparisons; its `parts["reward"]`, else its score); without it the critic's own mean probability does.
+    `asked` is what the critic was trained to answer, where that is not `ASKED`.
     """
     if n < 1 or keep < 1 or rounds < 0:
         raise ValueError(f"n is {n}, keep {keep}, rounds {rounds}; n and keep are at least 1, rounds at least 0")
@@ -81,10 +126,10 @@ def critic(
         raise ValueError(f"{n} critiques at temperature 0 are one critique {n} times; raise it, or give n=1")
     ranked = rank or confidence(engine=engine)
 
-    async def judge(messages: Messages, steps: tuple[Step, ...]) -> Verdict:
-        prompt, cost, faults = critique_prompt(messages, steps), 0, ["no critique"]
+    async def search(messages: Messages, steps: Sequence[Step]) -> tuple[list[Critique], int, str]:
+        prompt, cost, faults = critique_prompt(messages, steps, asked), 0, ["no critique"]
 
-        async def candidate(start: str, number: int) -> _Candidate | None:
+        async def candidate(start: str, number: int) -> Critique | None:
             nonlocal cost
             prefix = (Step(start, sampled=False),) if start else ()
             step = await engine.sample(prompt, prefix, nth(sampling, number))
@@ -99,25 +144,19 @@ def critic(
                 faults.append(verdict.note)
                 return None
             text = start + step.text
-            return _Candidate(text, highlights(text, steps), reward)
+            return Critique(text, highlights(text, steps), reward)
 
-        pool: list[_Candidate] = []
-        starts, asked = [MARK if rounds else ""], 0
+        pool: list[Critique] = []
+        starts, count = [MARK if rounds else ""], 0
         for _ in range(max(rounds, 1)):
-            told = await asyncio.gather(*(candidate(start, asked + at) for at, start in enumerate(starts * n)))
-            asked += len(told)
+            told = await asyncio.gather(*(candidate(start, count + at) for at, start in enumerate(starts * n)))
+            count += len(told)
             fresh = [one for one in told if one is not None]
             pool += fresh
             starts = [_opened(one.text) for one in sorted(fresh, key=lambda one: one.reward, reverse=True)[:keep]]
-        if not pool:
-            return Verdict(None, note=f"no critique could be had: {faults[-1]}", cost=cost)
-        best = max(pool, key=lambda one: one.reward + modifier * len(one.found))
-        located = {one.step for one in best.found}
-        scores = tuple(0.0 if index in located else 1.0 for index in range(len(steps)))
-        parts = {"reward": best.reward, "highlights": float(len(best.found)), "critiques": float(len(pool))}
-        return Verdict(min(scores), scores, note=best.text.strip(), parts=parts, cost=cost)
+        return pool, cost, faults[-1]
 
-    return judged(judge, answer=answer)
+    return search
 
 
 def highlights(critique: str, steps: Sequence[Step]) -> tuple[Highlight, ...]:
