@@ -12,7 +12,18 @@ import pytest
 
 from forethought.engines.scripted import Reply, Scripted
 from forethought.problems import Task, open_task
-from forethought.recipes.label import Completer, Labeller, cut, labelled, monte_carlo, omega, problems_of, true
+from forethought.recipes.label import (
+    Completer,
+    Labeller,
+    bisect,
+    cut,
+    labelled,
+    monte_carlo,
+    omega,
+    problems_of,
+    scan,
+    true,
+)
 from forethought.rollout import collect
 from forethought.search.best_of_n import best_of_n
 from forethought.types import Messages, Problem, Sampling, Step, Trace, Verdict, user
@@ -132,6 +143,15 @@ def test_omega_finds_the_first_error_with_log2_of_the_steps_places(steps: int) -
         if error in (0, steps - 1):
             label(partial(monte_carlo, completer=worker), wrong)
             assert engine.calls == 4 * (steps - 1)
+
+
+@pytest.mark.parametrize("search", [bisect, scan])
+def test_a_search_ends_where_a_place_cannot_be_judged(search: Callable[..., Any]) -> None:
+    async def value(count: int) -> float | None:
+        return None
+
+    assert asyncio.run(search(value, 0, 4)) is None
+    assert asyncio.run(search(value, 3, 4)) == 3  # nothing to look at: the last step is wrong
 
 
 def test_omega_goes_on_with_wrong_continuations_and_asks_at_no_place_twice() -> None:

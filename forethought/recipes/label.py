@@ -26,6 +26,8 @@ from forethought.types import Engine, Problem, Sampling, Step, Trace, Verdict
 
 Labeller = Callable[[Problem, Sequence[Trace]], Awaitable[list[Trace]]]
 Decode = Callable[[Sequence[int]], str]
+Value = Callable[[int], Awaitable[float | None]]
+"""MC of a thought's first so many steps; `None` where it could not be judged."""
 
 
 @dataclass(slots=True)
@@ -165,6 +167,33 @@ async def monte_carlo(
     return found
 
 
+async def bisect(value: Value, sound: int, wrong: int) -> int | None:
+    """The first error between `sound` steps, from which a right end was seen, and `wrong` steps, from which none is to
+    be had, by a binary search (arXiv 2406.06592, section 3.2): it looks at most at ceil(log2(wrong - sound)) places.
+
+    It takes for granted that hopeless places have only hopeless ones behind them. Returns the step's number from 0, the
+    first after which `value` is 0; `None` where a place could not be judged.
+    """
+    while wrong - sound > 1:
+        middle = (sound + wrong) // 2
+        found = await value(middle)
+        if found is None:
+            return None
+        sound, wrong = (middle, wrong) if found else (sound, middle)
+    return wrong - 1
+
+
+async def scan(value: Value, sound: int, wrong: int) -> int | None:
+    """As `bisect`, one place after the other: as many as there are steps to the first after which `value` is 0."""
+    for count in range(sound + 1, wrong):
+        found = await value(count)
+        if found is None:
+            return None
+        if not found:
+            return count - 1
+    return wrong - 1
+
+
 async def omega(
     problem: Problem,
     traces: Sequence[Trace],
@@ -214,20 +243,19 @@ async def omega(
 
         state, trace = pool.pop(max(range(len(pool)), key=lambda index: worth(pool[index])))
         state.visits += 1
-        right, wrong, cost = len(state.steps), len(trace.steps), 0
-        while wrong - right > 1:
-            middle = (right + wrong) // 2
-            so_far = _so_far(trace, middle)
+        costs: list[int] = []
+
+        async def value(count: int, trace: Trace = trace, costs: list[int] = costs) -> float | None:
+            so_far = _so_far(trace, count)
             if so_far not in states:
-                states[so_far] = await completer.go_on(problem, trace, middle)
+                states[so_far] = await completer.go_on(problem, trace, count)
                 admit(states[so_far])
-                cost += states[so_far].cost
-            value = states[so_far].value
-            if value is None:
-                break
-            right, wrong = (middle, wrong) if value else (right, middle)
-        else:
-            searched.append((trace, wrong - 1, cost))
+                costs.append(states[so_far].cost)
+            return states[so_far].value
+
+        error = await bisect(value, len(state.steps), len(trace.steps))
+        if error is not None:
+            searched.append((trace, error, sum(costs)))
     found = []
     for trace, error, cost in searched:
         known = [states.get(_so_far(trace, count)) for count in range(1, len(trace.steps))]
