@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from forethought.types import Engine, Messages, Sampling, Step, Verdict, user
 from forethought.verify.generative import Read, ask, presented
 from forethought.verify.verdict import Verify, drawn, judged
@@ -171,10 +173,6 @@ def _jsonl(path: Path, text: str) -> list[tuple[str, Any]]:
 
 
 def _yaml(path: Path, text: str) -> list[tuple[str, Any]]:
-    try:
-        import yaml  # type: ignore[import-untyped]  # PyYAML brings no types
-    except ModuleNotFoundError:
-        raise ValueError(f"{path} needs PyYAML: pip install pyyaml, or write the rubric as .jsonl") from None
     try:
         found = yaml.safe_load(text)
     except yaml.YAMLError as error:
