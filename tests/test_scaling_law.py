@@ -21,6 +21,10 @@ def test_what_is_always_solved_stays_solved() -> None:
     assert power(KS, np.ones(7)).at(np.array([1, 1000])) == pytest.approx([1, 1], abs=2e-3)
 
 
+def test_what_is_never_solved_stays_unsolved() -> None:
+    assert power(KS, np.zeros(7)).at([1, 100]) == pytest.approx([0, 0], abs=1e-6)
+
+
 def test_coverage_of_a_spread_is_the_mean_over_its_problems() -> None:
     # Beta(1, 1) is uniform: E(1 - p)^k = 1 / (k + 1)
     assert Spread(1, 1).at(KS) == pytest.approx(1 - 1 / (KS + 1))
@@ -44,8 +48,6 @@ def test_the_tail_exponent_is_the_slope_of_the_log_of_what_is_missing() -> None:
 def test_what_cannot_be_fitted_is_refused() -> None:
     with pytest.raises(ValueError, match="two k"):
         power([1], [0.5])
-    with pytest.raises(ValueError, match="something solved"):
-        power([1, 2], [0.0, 0.0])
     with pytest.raises(ValueError, match="counts up to 5 of 4"):
         spread([1, 5], 4)
     with pytest.raises(ValueError, match="0 problems"):

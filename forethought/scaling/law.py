@@ -15,7 +15,7 @@ from forethought.scaling.measure import Values
 
 ROUNDS, NARROWER = 30, 0.6
 """Refinements of a fit's grid, and how wide each is beside the one before: two parts in a million are left."""
-PLACES = np.linspace(-1, 1, 7)
+PLACES = np.linspace(-1, 1, 5)
 """Along each axis of that grid."""
 LOGS = (-7.0, 5.0)
 """Where both parameters of a fit are looked for, in natural logarithms."""
@@ -53,14 +53,10 @@ class Spread:
 
 
 def power(k: ArrayLike, coverage: ArrayLike) -> Power:
-    """The law of least squared error in c, over these k.
-
-    Raises:
-        ValueError: fewer than two k, or a coverage that is 0 everywhere.
-    """
+    """The law of least squared error in c, over these k; a `ValueError` where there are fewer than two."""
     k_K, c_K = np.asarray(k, dtype=float), np.asarray(coverage, dtype=float)
-    if len(k_K) < 2 or not c_K.any():
-        raise ValueError(f"coverage is {c_K.tolist()} at k = {k_K.tolist()}; a law needs two k and something solved")
+    if len(k_K) < 2:
+        raise ValueError(f"coverage is {c_K.tolist()} at k = {k_K.tolist()}; two parameters need at least two k")
     return Power(*_lowest(lambda a, b: float(np.sum((np.exp(-a * k_K**-b) - c_K) ** 2))))
 
 

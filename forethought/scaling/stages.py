@@ -126,7 +126,7 @@ def save_report(run: str | Path, report: Report) -> Path:
     """Write `stages.json` into the run's folder. Texts are kept only of the problems that the page shows."""
     shown = set(examples(report.stages))
     stages = [
-        {**vars(stage), "pools": [_packed(pool, pool.problem_id in shown) for pool in stage.pools]}
+        {**vars(stage), "pools": [packed(pool, pool.problem_id in shown) for pool in stage.pools]}
         for stage in report.stages
     ]
     record = {"format": FORMAT, **vars(report), "stages": stages, "charts": [asdict(c) for c in report.charts]}
@@ -155,7 +155,7 @@ def load_report(run: str | Path) -> Report:
         if version != FORMAT:
             raise ValueError(f"it is of format {version!r}, and this forethought reads {FORMAT}")
         record["stages"] = tuple(
-            Stage(**{**stage, "pools": tuple(_unpacked(pool) for pool in stage["pools"])}) for stage in record["stages"]
+            Stage(**{**stage, "pools": tuple(unpacked(pool) for pool in stage["pools"])}) for stage in record["stages"]
         )
         record["charts"] = tuple(_chart(chart) for chart in record["charts"])
         return Report(**_tuples(record))
@@ -166,8 +166,8 @@ def load_report(run: str | Path) -> Report:
 _COLUMNS = tuple(column.name for column in fields(Sample))
 
 
-def _packed(pool: Pool, texts: bool) -> dict[str, Any]:
-    """A pool by columns, so that names are written once."""
+def packed(pool: Pool, texts: bool) -> dict[str, Any]:
+    """A pool by columns, so that names are written once, as JSON takes it; texts only where asked for."""
     columns = {name: [getattr(sample, name) for sample in pool.samples] for name in _COLUMNS}
     if not texts:
         columns["text"] = [""] * len(pool.samples)
@@ -177,7 +177,8 @@ def _packed(pool: Pool, texts: bool) -> dict[str, Any]:
     return {**about, "n": len(pool.samples), **thin}
 
 
-def _unpacked(row: Mapping[str, Any]) -> Pool:
+def unpacked(row: Mapping[str, Any]) -> Pool:
+    """The pool that was `packed`."""
     n = row["n"]
     columns = [row[name] if isinstance(row[name], list) else [row[name]] * n for name in _COLUMNS] if n else []
     samples = tuple(Sample(*values) for values in zip(*columns, strict=True))
