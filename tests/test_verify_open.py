@@ -34,12 +34,12 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("kind", ["outcome", "process", "bradley_terry", "value"])
 def test_a_trained_head_is_opened_by_its_folder_or_its_run(checkpoint: Path, kind: Any) -> None:
-    """A weight of 0 says its bias everywhere."""
+    """A weight of 0 says its bias everywhere: at the end of each of the five lines of these four steps."""
     save(checkpoint, Head(kind, (0.0,) * WIDTH, 1.5, "product"))
     chance = sigmoid(1.5)
     for spec in (checkpoint, checkpoint.parent.parent):
         (verdict,) = ask(open_verifier(str(spec)), THOUGHT)
-        assert verdict.score == pytest.approx(chance ** (4 if kind in ("process", "value") else 1), rel=1e-6)
+        assert verdict.score == pytest.approx(chance ** (5 if kind in ("process", "value") else 1), rel=1e-6)
         assert len(verdict.steps) == (4 if kind in ("process", "value") else 0)
 
 

@@ -85,6 +85,18 @@ def test_process_scores_each_step_and_aggregates_them(
     assert len({round(one, 6) for one in expected.values()}) == 4
 
 
+def test_a_step_of_many_lines_is_read_at_the_end_of_each(tiny: tuple[Any, Any], engine: LocalEngine) -> None:
+    """Best-of-n has a whole thought for a step: the process score is that of its moves, not of its end."""
+    text = "".join(step.text for step in WORKED)
+    whole = Step(text, tuple(tiny[1].encode(text, add_special_tokens=False)))
+    verify = process(engine, head("process", aggregate="product"))
+    uncut, cut, mixed = ask(verify, (whole,), WORKED, (WORKED[0], Step("Wait, \nno\n", sampled=False), *WORKED[1:]))
+    assert uncut.score == near(cut.score)
+    assert uncut.steps == near((cut.score,))
+    assert mixed.steps[1] is None
+    assert uncut.score != near(cut.steps[-1])
+
+
 def test_the_caller_may_aggregate_otherwise_and_labels_have_their_own(engine: LocalEngine) -> None:
     (verdict,) = ask(process(engine, head("process", aggregate="min"), aggregate="last"), WORKED)
     assert verdict.score == verdict.steps[-1]

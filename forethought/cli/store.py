@@ -13,7 +13,7 @@ import tyro
 from forethought.cli.terminal import rows, say, tell, unknown
 from forethought.scaling.tree_page import tree_of, write_tree
 from forethought.scaling.words import counted
-from forethought.store import Store, Where, open_store
+from forethought.store import Where, find_store
 from forethought.store.memory import Format
 from forethought.store.schema import sampled_tokens
 from forethought.types import Stop
@@ -120,7 +120,7 @@ def store(words: list[str]) -> int:
             _tree(tyro.cli(TreePage, prog=prog, args=rest))
         case "export":
             options = tyro.cli(Export, prog=prog, args=rest)
-            count = _open(options.path).export(
+            count = find_store(options.path).export(
                 options.out, options.format, limit=options.limit, **options.filters.where()
             )
             tell(counted(count, "trace"))
@@ -130,16 +130,8 @@ def store(words: list[str]) -> int:
     return 0
 
 
-def _open(path: Path) -> Store:
-    """The store at `path`, or the one of the run there. Never makes one, as `open_store` would."""
-    for folder in (path / "store", path):
-        if (folder / "shards").is_dir():
-            return open_store(folder)
-    raise ValueError(f"{path} holds no store; give the folder of a run, or its store")
-
-
 def _ls(options: Ls) -> None:
-    opened = _open(options.path)
+    opened = find_store(options.path)
     summary = opened.summary()
     say(f"{opened.path}: {counted(summary.shards, 'shard')}, {summary.bytes / 1e6:,.1f} MB\n")
     runs = [
@@ -169,7 +161,7 @@ def _ls(options: Ls) -> None:
 
 
 def _show(options: Show) -> None:
-    trace = _open(options.path).show(options.id)
+    trace = find_store(options.path).show(options.id)
     say(f"problem  {trace.problem_id}\npolicy   {trace.policy}\ntree     {trace.tree or '–'}\nstop     {trace.stop}")
     for message in trace.messages:
         say(f"\n[{message['role']}]\n{message['content']}")
@@ -180,7 +172,7 @@ def _show(options: Show) -> None:
 
 
 def _tree(options: TreePage) -> None:
-    opened = _open(options.path)
+    opened = find_store(options.path)
     runs: Where = {} if options.run is None else {"run": options.run}
     if "/" in options.id:  # a tree's name is policy/problem/seed; a trace's id is hexadecimal
         name: str | None = options.id

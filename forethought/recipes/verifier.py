@@ -38,7 +38,7 @@ from forethought.scaling.stages import Stage
 from forethought.scaling.table import table
 from forethought.scaling.verifiers import judgement, location
 from forethought.search.seeds import derive
-from forethought.store import Store, open_store
+from forethought.store import Store, find_store
 from forethought.train import checkpoint, heads
 from forethought.types import Datum, Sampling, Trace
 from forethought.verify.heads import AGGREGATES, Aggregate, Head, Kind, save
@@ -172,14 +172,11 @@ def chosen(path: Path, name: str) -> tuple[Store, str]:
     Raises:
         ValueError: there is no store, no such run, or several and no name.
     """
-    folder = next((folder for folder in (path / "store", path) if (folder / "shards").is_dir()), None)
-    if folder is None:
-        raise ValueError(f"{path} holds no store; give the folder of a run, or its store")
-    store = open_store(folder)
+    store = find_store(path)
     names = [run.name for run in store.summary().runs]
     if name not in names and (name or len(names) != 1):
         which = f"has no run {name!r}" if name else "has not one run"
-        raise ValueError(f"{folder} {which}; choose --run from {', '.join(names) or 'none: it is empty'}")
+        raise ValueError(f"{store.path} {which}; choose --run from {', '.join(names) or 'none: it is empty'}")
     return store, name or names[0]
 
 

@@ -9,7 +9,7 @@
 """
 
 from forethought.store.catalogue import Entry, Run, Where
-from forethought.store.memory import Store, Summary, open_store
+from forethought.store.memory import Store, Summary, find_store, open_store
 from forethought.store.writer import Writer
 
-__all__ = ["Entry", "Run", "Store", "Summary", "Where", "Writer", "open_store"]
+__all__ = ["Entry", "Run", "Store", "Summary", "Where", "Writer", "find_store", "open_store"]

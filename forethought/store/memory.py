@@ -229,6 +229,18 @@ def _read(path: Path) -> tuple[catalogue.Shard, list[tuple[str, str, str, float 
     return catalogue.Shard(0, path.name, run, shards.digest(path), len(rows), path.stat().st_size), rows
 
 
+def find_store(path: str | Path) -> Store:
+    """The store in this folder, or that of the run here. Never makes one, as `open_store` would.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for folder in (Path(path) / "store", Path(path)):
+        if (folder / "shards").is_dir():
+            return open_store(folder)
+    raise ValueError(f"{path} holds no store; give the folder of a run, or its store")
+
+
 def open_store(path: str | Path) -> Store:
     """The store in this folder, made where there is none.
 

@@ -12,6 +12,8 @@ from weakref import WeakKeyDictionary
 import torch
 
 from forethought.engines.local import LocalEngine
+from forethought.thought.marks import STEP
+from forethought.thought.steps import split
 from forethought.types import Messages, Step, Verdict
 from forethought.verify.heads import Aggregate, Head, Kind
 from forethought.verify.verdict import Verify, aggregated, judged, sigmoid
@@ -57,8 +59,9 @@ def bradley_terry(engine: LocalEngine, head: Head, *, reference: float = 0.0, an
 def process(
     engine: LocalEngine, head: Head, *, aggregate: Aggregate | None = None, answer: Answer = answer_of
 ) -> Verify:
-    """Process reward model (arXiv 2305.20050): `steps` are the scores at the end of each step, `score` is their
-    `aggregate` (by default the head's own; `heads.AGGREGATES` has it by label).
+    """Process reward model (arXiv 2305.20050): it is read at the end of each line, as it was taught; `score` is the
+    `aggregate` of what it says there (by default the head's own; `heads.AGGREGATES` has it by label), `steps` that of
+    each step's own lines: a search by whole thoughts has one step of many lines, one by steps one line in each.
 
     Steps that nobody sampled (a tool's output, a forced "Wait") and empty ones are context: their score is `None`, and
     they do not count. Only what is new since the last verdict on the path is computed.
@@ -66,13 +69,14 @@ def process(
     values, how = _values(engine, head, ("process", "value")), aggregate or head.aggregate
 
     async def judge(messages: Messages, steps: tuple[Step, ...]) -> Verdict:
-        logits = iter(await values(messages, steps))
-        scores = [sigmoid(next(logits)) if _holds(step) else None for step in steps]
-        scores = [score if step.sampled else None for score, step in zip(scores, steps, strict=True)]
-        told = [score for score in scores if score is not None]
-        if not told:
-            return Verdict(None, tuple(scores), note="no step of this thought was sampled")
-        return Verdict(aggregated(told, how), tuple(scores))
+        moves_S = [_moves(step, engine) for step in steps]
+        logits = iter(await values(messages, [move for moves in moves_S for move in moves]))
+        told_S = [[sigmoid(next(logits)) for move in moves if _holds(move)] for moves in moves_S]
+        told_S = [told if step.sampled else [] for told, step in zip(told_S, steps, strict=True)]
+        scores = tuple(aggregated(told, how) if told else None for told in told_S)
+        if not any(told_S):
+            return Verdict(None, scores, note="no step of this thought was sampled")
+        return Verdict(aggregated([score for told in told_S for score in told], how), scores)
 
     return judged(judge, answer=answer)
 
@@ -87,6 +91,11 @@ def value(engine: LocalEngine, head: Head, *, answer: Answer = answer_of) -> Ver
     if head.kind != "value":
         raise ValueError(f"the head's kind is {head.kind!r}; a value head has kind='value'")
     return process(engine, head, answer=answer)
+
+
+def _moves(step: Step, engine: LocalEngine) -> tuple[Step, ...]:
+    """A sampled step of several lines as one for each of them."""
+    return split(step, engine.decode) if step.sampled and STEP in step.text.removesuffix(STEP) else (step,)
 
 
 def _holds(step: Step) -> bool:
