@@ -101,7 +101,7 @@ def test_what_is_asked_wrongly(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> Non
     assert "is no verifier" in cli("verify", "score", "--verifier", "nobody", "--store", "store").error
     assert "train" in cli("verify").out
     monkeypatch.setattr(label, "open_engine", lambda name, **options: Scripted([""]))
-    assert "does not cut thoughts" in cli("label", "true", *asked).error
+    assert "which a server does not cut into steps" in cli("label", "true", *asked).error
     with open_store("empty").writer("r") as writer:
         writer.append(Trace("p", (), (), "m", verdicts={"grade": Verdict(1.0)}))
     assert "no problem 'p'" in cli("label", "true", "--store", "empty", *asked[2:]).error

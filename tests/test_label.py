@@ -209,6 +209,23 @@ def test_cutting_keeps_every_token() -> None:
     assert pieces.verdicts == trace.verdicts
 
 
+def test_a_server_labels_thoughts_that_came_as_text_alone() -> None:
+    """Its own continuations are cut by their text; thoughts with tokens are refused, for they would be lost."""
+    written = Trace(PROBLEM.id, PROBLEM.messages, (Step(f"a\nx\n{WRONG}"),), "server", verdicts={"grade": Verdict(0.0)})
+    pieces = cut(written, None)
+    assert [step.text for step in pieces.steps] == ["a\n", "x\n", WRONG]
+    worker = Completer(Scripted(wavering), grade, Sampling(1000, seed=0), None, 2)
+    found = label(partial(omega, completer=worker), pieces, thought(RIGHT))
+    assert {(trace.text, trace.verdicts["omega"].parts["first_error"]) for trace in found} >= {(pieces.text, 1.0)}
+    state = asyncio.run(worker.go_on(PROBLEM, pieces, 1))
+    assert {tuple(step.text for step in one.steps) for one in state.rollouts} == {
+        ("a\n", RIGHT),
+        ("a\n", "xx\n", WRONG),
+    }
+    with pytest.raises(ValueError, match="the thoughts of scripted have tokens, which a server does not cut"):
+        cut(thought("a\n", RIGHT), None)
+
+
 def test_problems_are_found_again_by_their_ids() -> None:
     task = open_task("chain:steps=2")
     asked = [task.load("train", count=4, seed=3)[3], task.load("test", count=2)[1]]

@@ -47,7 +47,7 @@ class Options:
     problems: Annotated[str, tyro.conf.arg(metavar="TASK|FILE")]
     """What the thoughts were drawn on; it grades continuations, and has the true labels."""
     model: Annotated[str, tyro.conf.arg(metavar="MODEL")]
-    """Who goes on from the middle of thoughts; also whose tokenizer cuts them into steps."""
+    """Who goes on from the middle of thoughts, and whose tokenizer cuts them into steps; a server cuts text alone."""
     run: Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the only one)")] = ""
     """The run whose thoughts are labelled."""
     name: Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: the method)")] = ""
@@ -110,9 +110,7 @@ async def _label(
 
     began = time.monotonic()
     engine = open_engine(options.model, dtype=options.dtype)
-    decode = getattr(engine, "decode", None)
-    if decode is None:
-        raise ValueError(f"{options.model} is a server, which does not cut thoughts into steps; give a checkpoint")
+    decode = getattr(engine, "decode", None)  # a server has none: it labels thoughts that came as text alone
     sampling = Sampling(options.max_tokens, options.temperature, seed=options.seed)
     completer = Completer(engine, task.grade, sampling, decode, options.k)
     labellers: dict[str, Labeller] = {

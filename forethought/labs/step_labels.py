@@ -76,7 +76,7 @@ class Config:
     """Worked examples in one step."""
     weak_steps: int = 400
     """The weak completer is the policy after so many of them."""
-    strong_steps: int = 250
+    strong_steps: int = 125
     """The strong completer has so many more."""
     cold_lr: float = 3e-3
     """Peak learning rate of both."""
@@ -90,17 +90,17 @@ class Config:
     """Optimizer steps of each verifier, of 32 thoughts."""
     verifier_lr: float = 1e-3
     """Peak learning rate of each verifier."""
-    problems: int = 48
+    problems: int = 24
     """Held-out problems of a bank."""
     bank: int = 256
     """Thoughts for each of them."""
-    labelled: int = 5
+    labelled: int = 4
     """Problems of a bank whose thoughts are labelled by each completer."""
     thoughts: int = 3
     """Distinct thoughts of each of these."""
     drawn: int = 32
     """Continuations from each of their steps, and as many again from which p and q are told."""
-    searched: int = 20
+    searched: int = 12
     """Wrong thoughts of a bank whose first error is searched for."""
     ks: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Continuations at each place of these searches."""

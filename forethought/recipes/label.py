@@ -38,8 +38,8 @@ class Completer:
     grade: Grade
     sampling: Sampling
     """Of continuations; `max_tokens` is that of the whole thought."""
-    decode: Decode
-    """Tokens as text, to cut continuations into steps."""
+    decode: Decode | None
+    """Tokens as text, to cut continuations into steps; `None` cuts their text alone (a server's)."""
     k: int = 8
     continuations: int = 0
     """Drawn so far."""
@@ -62,7 +62,7 @@ class Completer:
         """
         prefix = trace.steps[:count]
         so_far = "".join(step.text for step in prefix)
-        used = sum(len(step.tokens) for step in prefix)
+        used = sum(len(step.tokens) or len(step.logprobs) for step in prefix)
         if used >= self.sampling.max_tokens:
             raise ValueError(
                 f"a thought on {problem.id} has {used} tokens in its first {count} steps, and max_tokens is "
@@ -79,7 +79,7 @@ class Completer:
         self.continuations += self.k
         self.tokens += cost
         whole = [
-            Trace(problem.id, trace.messages, (*prefix, *split(step, self.decode)), self.engine.name) for step in drawn
+            Trace(problem.id, trace.messages, (*prefix, *_moves(step, self.decode)), self.engine.name) for step in drawn
         ]
         graded = await asyncio.to_thread(lambda: [_graded(problem, each, self.grade) for each in whole])
         return State(prefix, graded, share(graded), cost)
@@ -110,12 +110,25 @@ def share(traces: Iterable[Trace]) -> float | None:
     return sum(judged) / len(judged) if judged else None
 
 
-def cut(trace: Trace, decode: Decode) -> Trace:
-    """The trace with every sampled step cut into moves (`thought.steps.split`), as labels and process heads need it."""
+def cut(trace: Trace, decode: Decode | None) -> Trace:
+    """The trace with every sampled step cut into moves (`thought.steps.split`), as labels and process heads need it.
+
+    Raises:
+        ValueError: it has tokens, and there is no `decode` to cut them by.
+    """
+    if decode is None and any(step.tokens and step.sampled for step in trace.steps):
+        raise ValueError(
+            f"the thoughts of {trace.policy} have tokens, which a server does not cut into steps: label them with a "
+            "checkpoint that has their tokenizer"
+        )
     return replace(
         trace,
-        steps=tuple(piece for step in trace.steps for piece in (split(step, decode) if step.sampled else (step,))),
+        steps=tuple(piece for step in trace.steps for piece in (_moves(step, decode) if step.sampled else (step,))),
     )
+
+
+def _moves(step: Step, decode: Decode | None) -> tuple[Step, ...]:
+    return split(step, decode) if decode else split(replace(step, tokens=(), logprobs=()), str)
 
 
 def noted(trace: Trace, judge: str, verdict: Verdict) -> Trace:
