@@ -14,19 +14,20 @@ from pathlib import Path
 
 import pytest
 
-from forethought.problems import equal, grade_answer
+from forethought.problems import equal, grade_answer, workers
+from forethought.problems.workers import Died, Pool, Worker
 
 
 @pytest.fixture(scope="module")
-def shared() -> Iterator[equal._Pool]:
+def shared() -> Iterator[Pool]:
     """Starting a worker costs as much as a test: those that live are handed on."""
-    pool = equal._Pool()
+    pool = Pool("forethought.problems.worker")
     yield pool
     pool.close()
 
 
 @pytest.fixture
-def pool(shared: equal._Pool, monkeypatch: pytest.MonkeyPatch) -> equal._Pool:
+def pool(shared: Pool, monkeypatch: pytest.MonkeyPatch) -> Pool:
     """A pool that remembers no answer and has a worker at rest."""
     monkeypatch.setattr(equal, "_pool", shared)
     equal._ask.cache_clear()
@@ -34,28 +35,26 @@ def pool(shared: equal._Pool, monkeypatch: pytest.MonkeyPatch) -> equal._Pool:
     return shared
 
 
-def next_worker(pool: equal._Pool) -> int:
+def next_worker(pool: Pool) -> int:
     """The process that the next question goes to."""
     return pool.idle[-1].process.pid
 
 
-def test_a_comparison_that_hangs_is_ended_and_scores_0(pool: equal._Pool) -> None:
+def test_a_comparison_that_hangs_is_ended_and_scores_0(pool: Pool) -> None:
     verdict = grade_answer("x^2", r"\boxed{10^{10^{10}}}")
     assert (verdict.score, verdict.note) == (0.0, "math-verify: timed out")
     assert equal.ask("x+1", "1+x") == "equal"
 
 
-def test_a_worker_deaf_to_its_alarm_is_killed_and_another_asked(
-    pool: equal._Pool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pid, start, patience = next_worker(pool), equal._Worker, equal.SECONDS
+def test_a_worker_deaf_to_its_alarm_is_killed_and_another_asked(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    pid, start, patience = next_worker(pool), workers.Worker, equal.SECONDS
 
-    def fresh() -> equal._Worker:
+    def fresh(module: str) -> Worker:
         monkeypatch.setattr(equal, "SECONDS", patience)
-        return start()
+        return start(module)
 
     monkeypatch.setattr(equal, "SECONDS", 0.3)
-    monkeypatch.setattr(equal, "_Worker", fresh)
+    monkeypatch.setattr(workers, "Worker", fresh)
     os.kill(pid, signal.SIGSTOP)  # nothing inside it runs, alarms neither
     assert equal.ask("x+1", "1+x") == "equal"
     assert next_worker(pool) != pid
@@ -63,7 +62,7 @@ def test_a_worker_deaf_to_its_alarm_is_killed_and_another_asked(
         os.kill(pid, 0)
 
 
-def test_a_hang_on_the_answer_is_told_from_one_on_the_gold(pool: equal._Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hang_on_the_answer_is_told_from_one_on_the_gold(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     pid = next_worker(pool)
     monkeypatch.setattr(equal, "SECONDS", 1.5)  # less than the worker's own alarm
     assert equal.ask("x^2", "10^{10^{10}}") == "timed out"
@@ -71,22 +70,22 @@ def test_a_hang_on_the_answer_is_told_from_one_on_the_gold(pool: equal._Pool, mo
         os.kill(pid, 0)
 
 
-def test_a_dead_worker_is_replaced_and_the_pair_asked_again(pool: equal._Pool) -> None:
+def test_a_dead_worker_is_replaced_and_the_pair_asked_again(pool: Pool) -> None:
     pid = next_worker(pool)
     os.kill(pid, signal.SIGKILL)
     assert equal.ask("x+2", "2+x") == "equal"
     assert next_worker(pool) != pid
 
 
-def test_a_pair_that_kills_two_workers_is_not_judged(pool: equal._Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pair_that_kills_two_workers_is_not_judged(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
-    def ask(worker: equal._Worker, gold: str, answer: str) -> equal.Outcome:
+    def say(worker: Worker, request: object) -> None:
         asked.append(worker.process.pid)
-        raise equal._Died
+        raise Died
 
     with monkeypatch.context() as patch:
-        patch.setattr(equal._Worker, "ask", ask)
+        patch.setattr(Worker, "say", say)
         verdict = grade_answer("x+3", r"\boxed{3+x}")
     assert (verdict.score, verdict.note) == (None, "math-verify's worker failed twice")
     assert len(set(asked)) == 2
@@ -94,23 +93,23 @@ def test_a_pair_that_kills_two_workers_is_not_judged(pool: equal._Pool, monkeypa
 
 
 @pytest.mark.skipif(not Path("/proc/self/limits").exists(), reason="/proc tells no limits here")
-def test_a_worker_has_two_gigabytes(pool: equal._Pool) -> None:
+def test_a_worker_has_two_gigabytes(pool: Pool) -> None:
     limits = Path(f"/proc/{next_worker(pool)}/limits").read_text()
     assert re.search(r"Max address space +2147483648 ", limits)
 
 
-def test_threads_share_a_bounded_number_of_workers(pool: equal._Pool) -> None:
+def test_threads_share_a_bounded_number_of_workers(pool: Pool) -> None:
     before = threading.active_count()
     with ThreadPoolExecutor(12) as threads:
         outcomes = list(threads.map(lambda n: equal.ask(f"x+{n}", f"{n + n % 2}+x"), range(40)))
     assert outcomes == ["equal" if n % 2 == 0 else "different" for n in range(40)]
-    assert 1 <= len(pool.idle) <= equal.WORKERS
+    assert 1 <= len(pool.idle) <= workers.WORKERS
     assert threading.active_count() == before
 
 
-def test_a_verdict_is_remembered(pool: equal._Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_verdict_is_remembered(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
     assert equal.ask("x+4", "4+x") == "equal"
-    monkeypatch.setattr(pool, "ask", lambda *pair: pytest.fail("asked again"))
+    monkeypatch.setattr(pool, "use", lambda *work: pytest.fail("asked again"))
     assert equal.ask("x+4", "4+x") == "equal"
 
 
@@ -149,8 +148,8 @@ def test_a_file_in_the_working_folder_does_not_become_the_algebra(
 ) -> None:
     (tmp_path / "math_verify.py").write_text("raise SystemExit(3)\n")
     monkeypatch.chdir(tmp_path)
-    worker = equal._Worker()  # a fresh one: where it starts is what counts
+    worker = Worker("forethought.problems.worker")  # a fresh one: where it starts is what counts
     try:
-        assert worker.ask("x+5", "5+x") == "equal"
+        assert equal._compare("x+5", "5+x", worker) == "equal"
     finally:
         worker.kill()
