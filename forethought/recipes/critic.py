@@ -180,8 +180,8 @@ def lessons(
     for problem, steps in learn:
         right = lines(task.worked(problem))
         errors = [
-            (step.text.strip(), f"Should be {right[at].text.strip()}" if at < len(right) else "Should not be there.")
-            for at, (step, label) in enumerate(zip(steps, truth(problem, steps, task), strict=True))
+            (quote(steps, at), f"Should be {right[at].text.strip()}" if at < len(right) else "Should not be there.")
+            for at, label in enumerate(truth(problem, steps, task))
             if label == 0
         ]
         examples.append((critique_prompt(problem.messages, steps, config.asked), written(errors)))
@@ -193,6 +193,13 @@ def lessons(
             f"{student.engine.context}; take shorter problems, fewer bugs, a shorter --asked or another model"
         )
     return data
+
+
+def quote(steps: Sequence[Step], at: int) -> str:
+    """The shortest beginning of line `at` that is found there and not before; the whole of a line that stands before."""
+    line = steps[at].text.strip()
+    beginnings = (line[:end].rstrip() for end in range(1, len(line)))
+    return next((one for one in beginnings if [h.step for h in highlights(f"{MARK}{one}{MARK}", steps)] == [at]), line)
 
 
 def counts(critique: str, steps: Sequence[Step], labels: Labels) -> tuple[int, int, int]:
