@@ -37,12 +37,13 @@ APART = {("search", "problems"), ("train", "search"), ("train", "serve")}
 HEAVY = {"torch", "transformers", "tokenizers", "peft", "safetensors", "gguf", "accelerate"}
 HEAVY_ROOMS = ("engines/local/", "train/", "verify/")
 """Where weights are: nowhere else may these libraries be imported, not even inside a function."""
-EXTRAS = HEAVY | {"datasets", "trl", "trackio", "tensorboard", "wandb", "pandas"}
+SERVING = {"fastapi", "uvicorn", "starlette", "prometheus_client", "cryptography", "llguidance", "openai"}
+EXTRAS = HEAVY | SERVING | {"datasets", "trl", "trackio", "tensorboard", "wandb", "pandas"}
 """What `pip install forethought` alone does not bring."""
-CORE = ("types", "thought", "problems", "search", "rollout", "store", "scaling", "serve", "cli")
-"""Rooms that work on that bare install; of engines all but `local`, of verify only `vote`."""
+CORE = ("types", "thought", "problems", "search", "rollout", "store", "scaling", "cli")
+"""Rooms that work on that bare install; of engines all but `local`, of verify only `vote`. `serve` needs its extra."""
 
-BOUNDARIES = {"rollout.py", "problems/worker.py"}
+BOUNDARIES = {"rollout.py", "problems/worker.py", "problems/sandbox/inside.py", "problems/sandbox/calls.py"}
 """Files that may catch everything: the engine call, and code or answers a model wrote."""
 
 

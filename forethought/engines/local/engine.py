@@ -157,10 +157,7 @@ class LocalEngine:
         those among the tokens that the schema allows. Raises ValueError, before anything is computed, for a schema
         that cannot be held.
         """
-        loop = asyncio.get_running_loop()
-        if schema is not None and self._vocabulary is None:
-            self._vocabulary = await loop.run_in_executor(None, Vocabulary, self.tokenizer, self._loop.ends)
-        grammar = None if schema is None or self._vocabulary is None else self._vocabulary.grammar(schema)
+        grammar = None if schema is None else await self.held(schema)
         spelling = Spelling(self.decode)
         return await self._draw(
             messages,
@@ -169,6 +166,12 @@ class LocalEngine:
             heard=lambda token, logprob: heard(spelling.text(token), logprob),
             grammar=grammar,
         )
+
+    async def held(self, schema: str) -> Grammar:
+        """What holds a text to this JSON schema; a ValueError where that cannot be done."""
+        if self._vocabulary is None:
+            self._vocabulary = await asyncio.to_thread(Vocabulary, self.tokenizer, self._loop.ends)
+        return self._vocabulary.grammar(schema)
 
     async def _draw(
         self,

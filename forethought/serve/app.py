@@ -1,0 +1,146 @@
+"""The application: routes, the door before them, and errors in OpenAI's shape."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from forethought import __version__
+from forethought.serve import chat, responses
+from forethought.serve.background import Background
+from forethought.serve.config import ModelConfig, ServerConfig
+from forethought.serve.errors import NO_MODEL, ApiError, unreadable
+from forethought.serve.house import House, house_of
+from forethought.serve.jobs import Jobs
+from forethought.serve.limits import Door, Gate, Keys
+from forethought.serve.metrics import Metrics
+from forethought.serve.models import Models, opened
+from forethought.serve.seal import Seal
+from forethought.serve.upstream import passed
+
+
+def create(config: ServerConfig, models: Sequence[ModelConfig] | Models) -> FastAPI:
+    """The application that serves `models`: configurations, opened when it starts, or models that are open already.
+
+    Raises ValueError for a file of keys that cannot be read; what is wrong with a model is raised at the start.
+    """
+    keys = Keys.read(config.keys, config.requests_per_minute) if config.keys else None
+    seal = Seal.read(config.seal) if config.seal else None
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with _open(models) as there:
+            gate = Gate(config.running, config.waiting)
+            jobs = Jobs(config.store) if config.store else None
+            house = app.state.house = House(config, there, gate, Metrics(gate), Background(), seal, jobs)
+            try:
+                await responses.resume(house)
+                yield
+            finally:
+                await house.background.stop()
+                if jobs is not None:
+                    jobs.close()
+
+    app = FastAPI(title="forethought", version=__version__, lifespan=lifespan)
+    app.include_router(chat.router)
+    app.include_router(responses.router)
+    _plain_routes(app)
+    _error_handlers(app)
+    app.add_middleware(_Counted, state=app.state)
+    app.add_middleware(Door, keys=keys, rate=config.requests_per_minute, body_bytes=config.body_bytes)
+    return app
+
+
+@asynccontextmanager
+async def _open(models: Sequence[ModelConfig] | Models) -> AsyncIterator[Models]:
+    if isinstance(models, Models):
+        yield models
+    else:
+        async with opened(models) as there:
+            yield there
+
+
+def _plain_routes(app: FastAPI) -> None:
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        """Is the server there, its models open?"""
+        return {"status": "ok", "version": __version__}
+
+    @app.get("/metrics")
+    async def metrics(request: Request) -> Response:
+        """What it has counted, for Prometheus."""
+        return Response(house_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/v1/models")
+    async def list_models(request: Request) -> dict[str, Any]:
+        """Every name that can be asked for."""
+        models = house_of(request).models
+        return {"object": "list", "data": [models.card(name) for name in models.names()]}
+
+    @app.get("/v1/models/{name:path}")
+    async def one_model(name: str, request: Request) -> dict[str, Any]:
+        """One of them."""
+        models = house_of(request).models
+        models.find(name)
+        return models.card(name)
+
+    @app.post("/v1/completions")
+    async def completions(request: Request) -> Response:
+        """A bare text gone on with, by the server that the model is on; a chat model here has no use for it."""
+        house = house_of(request)
+        try:
+            body = await request.json()
+        except ValueError:
+            raise ApiError(400, "The body is not valid JSON.", code="invalid_json") from None
+        name = body.get("model") if isinstance(body, dict) else None
+        if not isinstance(name, str):
+            raise ApiError(400, "model: Field required.", code="missing_required_parameter", param="model")
+        model, _ = house.models.find(name)
+        if model.upstream is None:
+            message = f"`{name}` answers conversations; use /v1/chat/completions."
+            raise ApiError(404, message, code=NO_MODEL, param="model")
+        return await passed(house, model, request, name, "/completions", {})
+
+
+def _error_handlers(app: FastAPI) -> None:
+    @app.exception_handler(ApiError)
+    async def api_error(request: Request, error: ApiError) -> JSONResponse:
+        return error.reply()
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
+        return unreadable(error.errors()).reply()
+
+    @app.exception_handler(HTTPException)
+    async def other(request: Request, error: HTTPException) -> JSONResponse:
+        codes = {404: "unknown_url", 413: "request_too_large"}
+        said = f"Invalid URL ({request.method} {request.url.path})." if error.status_code == 404 else str(error.detail)
+        return ApiError(error.status_code, said, code=codes.get(error.status_code)).reply()
+
+    @app.exception_handler(Exception)
+    async def bug(request: Request, error: Exception) -> JSONResponse:
+        return ApiError(500, "The server had an error while processing your request.", code="internal_error").reply()
+
+
+class _Counted:
+    """ASGI middleware: each answer is counted by its route and status."""
+
+    def __init__(self, app: ASGIApp, state: Any) -> None:
+        self.app, self.state = app, state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def counting(message: Message) -> None:
+            if message["type"] == "http.response.start" and (house := getattr(self.state, "house", None)):
+                route = scope.get("route")
+                house.metrics.requests.labels(getattr(route, "path", "other"), str(message["status"])).inc()
+            await send(message)
+
+        await self.app(scope, receive, counting if scope["type"] == "http" else send)

@@ -1,0 +1,75 @@
+"""What a reader sees of a text while it is drawn: nothing of a thought, nothing from a stop string on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from forethought.thought.marks import CLOSE, OPEN
+
+
+class Spoken:
+    """Takes a text in pieces of any size and gives back what may be shown, as early as it is certain.
+
+    Thoughts between their marks are left out, and so are blanks at both ends. The first of `stops` ends it: it is not
+    shown, nor is what follows. Pieces do not change what is shown in all. `hidden`: the text begins inside a thought.
+    """
+
+    def __init__(self, stops: Sequence[str] = (), *, hidden: bool = False) -> None:
+        self._stops = tuple(stops)
+        self._marks = (OPEN, CLOSE, *self._stops)
+        self._held, self._hidden, self._begun = "", hidden, False
+        self.stopped = False
+        """Has a stop string been met?"""
+
+    def feed(self, text: str) -> str:
+        """What can be shown now that `text` has come."""
+        self._held += text
+        shown = ""
+        while not self.stopped:
+            if self._hidden:
+                before, closed, after = self._held.partition(CLOSE)
+                self._held = after if closed else before[-len(CLOSE) + 1 :]
+                if not closed:
+                    break
+                self._hidden = False
+                continue
+            found = min(((at, mark) for mark in self._marks if (at := self._held.find(mark)) >= 0), default=None)
+            if found is None:
+                cut = len(self._held) - self._open()
+                shown, self._held = shown + self._held[:cut], self._held[cut:]
+                break
+            at, mark = found
+            shown, self._held = shown + self._held[:at], self._held[at + len(mark) :]
+            self._hidden, self.stopped = mark == OPEN, mark in self._stops
+        return self._stripped(shown)
+
+    def end(self) -> str:
+        """What was held back and can be shown now that nothing more comes."""
+        rest = "" if self._hidden or self.stopped else self._held
+        self._held, self._hidden = "", False
+        return self._stripped(rest).rstrip()
+
+    def _open(self) -> int:
+        """How many characters at the end may be the beginning of a mark."""
+        longest = min(len(self._held), max(map(len, self._marks)) - 1)
+        for size in range(longest, 0, -1):
+            if any(mark.startswith(self._held[-size:]) for mark in self._marks):
+                return size
+        return 0
+
+    def _stripped(self, shown: str) -> str:
+        """Without blanks at the beginning; those at the end wait for what follows them."""
+        if not self._begun:
+            shown = shown.lstrip()
+        kept = shown.rstrip()
+        if not self.stopped:
+            self._held = shown[len(kept) :] + self._held
+        self._begun = self._begun or bool(kept)
+        return kept
+
+
+def spoken(text: str, stops: Sequence[str] = ()) -> tuple[str, bool]:
+    """All of `text` that may be shown, and whether a stop string was met."""
+    whole = Spoken(stops)
+    shown = whole.feed(text)
+    return shown + whole.end(), whole.stopped

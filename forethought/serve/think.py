@@ -1,0 +1,310 @@
+"""One answer: a search for a thought under its share of the budget, then the answer behind it, told as it is drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from forethought.engines.usage import Usage, counting
+from forethought.search.allocate import auto
+from forethought.search.best_of_n import best_of_n
+from forethought.search.mix import Search
+from forethought.search.seeds import derive
+from forethought.search.size import PARALLEL, sized
+from forethought.search.tree import finished
+from forethought.serve.config import AUTO
+from forethought.serve.errors import TOO_LONG, ApiError, failed, wrong
+from forethought.serve.models import Served
+from forethought.serve.spoken import Spoken, spoken
+from forethought.serve.watch import Hear, Said, Watched, nobody
+from forethought.thought.marks import CLOSE, OPEN, after_thought, thought_of
+from forethought.thought.steps import split
+from forethought.types import Budget, Messages, Sampling, Step, Tree
+
+EMPTY = Step(f"{OPEN}\n{CLOSE}\n", sampled=False)
+"""A thought of nothing, for a model that would think although it should not."""
+MARGIN = 16
+"""Tokens kept free for what is written between a thought and its answer."""
+
+Pause = Callable[[str], Awaitable[None]]
+"""Awaited with the whole thought before its answer is told: what must be said of the one comes before the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What is to be answered."""
+
+    messages: Messages
+    effort: str = ""
+    """One of the model's efforts or `auto`; `""` is the model's own."""
+    tokens: int | None = None
+    """Most tokens to draw, thoughts, verdicts and answer together."""
+    temperature: float = 1.0
+    top_p: float = 1.0
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    """Of the answer; a thought goes on over them."""
+    schema: str | None = None
+    """A JSON schema that the answer is held to."""
+    before: str = ""
+    """An unfinished thought to go on with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came of it. `thought` is hidden text."""
+
+    text: str
+    cut: bool
+    """Did it run into a limit?"""
+    tokens: tuple[tuple[str, float], ...]
+    """The answer's, with their log-probabilities (nats); empty where the engine does not tell."""
+    thought: str
+    prompt: int
+    """Tokens of the conversation."""
+    cached: int
+    """Of these, those that were in the engine's memory already."""
+    sampled: int
+    """Tokens drawn: every thought that was tried, and the answer."""
+    spoken: int
+    """Of these, the answer's."""
+    usage: Usage
+    """All that engines computed, prompts read again and judges included."""
+
+    @property
+    def reasoning(self) -> int:
+        """Tokens drawn for thoughts."""
+        return self.sampled - self.spoken
+
+
+async def _at_once(thought: str) -> None:
+    """No pause."""
+
+
+def budget_of(ask: Ask, model: Served, prompt: int | None) -> tuple[int, int]:
+    """Tokens for thinking, and in all.
+
+    Of a limit that the request sets, up to `answer_tokens`, but no more than half, is kept free for the answer.
+
+    Raises ApiError for an effort that the model does not have, and where the prompt leaves no room.
+    """
+    config = model.config
+    effort = ask.effort or config.effort
+    if effort == AUTO and model.plan is not None:
+        thinking = model.plan.budgets[-1]
+    elif effort in config.efforts:
+        thinking = config.efforts[effort]
+    else:
+        known = [*config.efforts, *([AUTO] if model.plan else [])]
+        raise wrong(
+            "reasoning_effort", f"Effort is {effort!r}; this model has {', '.join(known)}.", "unsupported_value"
+        )
+    total = thinking + config.answer_tokens if ask.tokens is None else ask.tokens
+    if prompt is not None and model.context is not None:
+        room = model.context - prompt - MARGIN
+        if room < 1:
+            message = (
+                f"This model's context holds {model.context} tokens, and the conversation takes {prompt} of them: "
+                "there is no room for an answer."
+            )
+            raise ApiError(400, message, code=TOO_LONG, param="messages")
+        total = min(total, room)
+    return max(0, min(thinking, total - min(config.answer_tokens, -(-total // 2)))), total
+
+
+async def answer(
+    ask: Ask,
+    model: Served,
+    search: str,
+    hear: Hear = nobody,
+    pause: Pause = _at_once,
+    drawn: Callable[[str], None] | None = None,
+) -> Answer:
+    """Think, then answer; all tokens drawn are within `ask.tokens`, and an answer is always come to.
+
+    `hear` is told of each step and of each piece of the answer, `drawn` the text of each step of a thought.
+
+    Raises ApiError: the request cannot be met, or the engine failed.
+    """
+    messages = model.asked(ask.messages)
+    prompt = model.prompt(messages)
+    before = (Step(ask.before, sampled=False),) if ask.before else ()
+    opens = model.opens(prompt) or bool(ask.before)
+    thinking, total = budget_of(ask, model, None if prompt is None else len(prompt) + _length(model, ask.before))
+    if not thinking:
+        messages, prompt = ask.messages, model.prompt(ask.messages)
+    known = None if prompt is None else len(prompt)
+    watched = Watched(model.engine, before, hear, drawn, known=known)
+    request = _Request(ask, model, watched, opens, pause)
+    with counting() as usage:
+        if thinking:
+            said = await request.think(messages, search, thinking, total)
+        else:
+            said = await request.speak(messages, _no_thought(model, opens), total)
+    text, cut, tokens, thought, count = said
+    read = known or watched.read
+    cached = max(0, read - watched.computed)
+    return Answer(text, cut, tokens, ask.before + thought, read, cached, watched.sampled, count, usage)
+
+
+def _no_thought(model: Served, opens: bool) -> tuple[Step, ...]:
+    """What is written so that no thought begins, or the one that the template opened ends."""
+    if opens:
+        return (Step(EMPTY.text.removeprefix(OPEN), sampled=False),)
+    return (EMPTY,) if model.trained else ()
+
+
+async def check(ask: Ask, model: Served, search: str) -> None:
+    """Refuse, before anything is computed, what cannot be answered. Raises ApiError."""
+    prompt = model.prompt(model.asked(ask.messages))
+    budget_of(ask, model, None if prompt is None else len(prompt) + _length(model, ask.before))
+    if (search in PARALLEL or ask.effort == AUTO) and ask.temperature == 0:
+        message = f"At temperature 0, {search} draws the same thought again and again; give a temperature above 0."
+        raise wrong("temperature", message)
+    if ask.schema is not None:
+        held = getattr(model.engine, "held", None)
+        if held is None:
+            message = "This model's engine cannot hold an answer to a schema."
+            raise wrong("response_format", message, "unsupported_value")
+        try:
+            await held(ask.schema)
+        except ValueError as error:
+            raise wrong("response_format", f"{error}.", "invalid_json_schema") from None
+
+
+def _length(model: Served, text: str) -> int:
+    tokenizer: Any = getattr(model.engine, "tokenizer", None)
+    return len(tokenizer.encode(text, add_special_tokens=False)) if text and tokenizer else 0
+
+
+_Said = tuple[str, bool, tuple[tuple[str, float], ...], str, int]
+"""The answer, whether it was cut, its tokens, the thought, and how many tokens the answer was drawn as."""
+
+
+@dataclass(slots=True)
+class _Request:
+    ask: Ask
+    model: Served
+    watched: Watched
+    opens: bool
+    """Does the text begin inside a thought?"""
+    pause: Pause
+
+    async def think(self, messages: Messages, name: str, thinking: int, total: int) -> _Said:
+        """Search, and answer with the best thought's answer or behind it."""
+        ask, config, judge = self.ask, self.model.config, self.model.judge
+        if (ask.effort or config.effort) == AUTO:
+            name = AUTO
+        search, sampling = self._search(name, thinking)
+        if not name:
+            judge, self.watched.aloud = None, True
+        elif judge is not None and config.verify_tokens:
+            search = partial(search, verify_tokens=config.verify_tokens)
+        budget = Budget(thinking, config.seconds)
+        tree = await search(messages, self.watched, budget=budget, verify=judge, sampling=sampling)
+        steps = _best(tree)
+        text = "".join(step.text for step in steps)
+        shown = after_thought(OPEN + text if self.opens else text)
+        done = tree.best is not None and finished(steps[-1]) and not text.endswith(CLOSE)
+        if done and shown is not None and shown.strip() and ask.schema is None:
+            return await self._told(steps, text, shown)
+        if not steps and self.watched.faults:
+            raise failed()
+        steps, _ = self._parted(steps) if CLOSE in text else (steps, ())
+        return await self.speak(messages, (*steps, _bridge(steps, self.opens)), total - tree.budget.used)
+
+    def _search(self, name: str, thinking: int) -> tuple[Search, Sampling]:
+        """The search and how its thoughts are drawn."""
+        ask, longest = self.ask, self.model.config.thought_tokens
+        if not name:
+            one = Sampling(thinking, ask.temperature, ask.top_p, (CLOSE,), ask.seed)
+            return partial(best_of_n, n=1), one
+        sampling = Sampling(min(longest, thinking), ask.temperature, ask.top_p, seed=ask.seed)
+        if name == AUTO and self.model.plan is not None:
+            return partial(auto, allocation=self.model.plan), sampling
+        return sized(name, thinking, longest), sampling
+
+    async def _told(self, steps: tuple[Step, ...], text: str, shown: str) -> _Said:
+        """The answer that the best thought came with."""
+        _, answers = self._parted(steps) if CLOSE in text else ((), steps)
+        thought = thought_of(OPEN + text if self.opens and OPEN not in text else text)
+        await self.pause(thought)
+        visible, _ = spoken(shown, self.ask.stop)
+        decode = getattr(self.model.engine, "decode", None)
+        pairs = [pair for step in answers for pair in zip(step.tokens, step.logprobs, strict=False) if decode]
+        tokens = tuple((str(decode([token])), logprob) for token, logprob in pairs) if decode else ()
+        self.watched.hear(Said(visible, tokens))
+        count = sum(len(step.tokens) for step in answers)
+        if not count:  # an engine that tells no tokens: by the share of characters of what it counted
+            drawn = sum(self.watched.cost(step) for step in steps)
+            count = round(drawn * len(shown) / max(1, len(text)))
+        return visible, False, tokens, thought, count
+
+    async def speak(self, messages: Messages, prefix: tuple[Step, ...], room: int) -> _Said:
+        """Draw the answer behind `prefix`, a thought that is closed or none, and tell it as it comes."""
+        ask, watched = self.ask, self.watched
+        written = "".join(step.text for step in prefix)
+        thought = thought_of(OPEN + written if self.opens and OPEN not in written else written)
+        await self.pause(thought)
+        shown, pieces, waiting, told = (
+            Spoken(ask.stop),
+            list[str](),
+            list[tuple[str, float]](),
+            list[tuple[str, float]](),
+        )
+
+        def heard(text: str, logprob: float) -> None:
+            if text:
+                waiting.append((text, logprob))
+            say(shown.feed(text))
+
+        def say(piece: str) -> None:
+            if piece:
+                pieces.append(piece)
+                told.extend(waiting)
+                watched.hear(Said(piece, tuple(waiting)))
+                waiting.clear()
+
+        drawn = watched.sampled
+        sampling = Sampling(max(1, room), ask.temperature, ask.top_p, ask.stop, derive(ask.seed, "answer"))
+        step = await watched.speak(messages, prefix, sampling, heard, ask.schema)
+        if step.stop == "error":
+            raise failed()
+        say(shown.end())
+        cut = not finished(step) and not shown.stopped
+        tokens = tuple(told) if step.logprobs and hasattr(self.model.engine, "stream") else ()
+        return "".join(pieces), cut, tokens, thought, watched.sampled - drawn
+
+    def _parted(self, steps: tuple[Step, ...]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
+        """The steps up to the end of the thought, and those of the answer."""
+        decode = getattr(self.model.engine, "decode", None)
+        at = max(index for index, step in enumerate(steps) if CLOSE in step.text)
+        step = steps[at] if decode is not None else replace(steps[at], tokens=(), logprobs=())
+        pieces = split(step, decode or str, CLOSE)
+        last = max((index for index, piece in enumerate(pieces) if CLOSE in piece.text), default=len(pieces) - 1)
+        return (*steps[:at], *pieces[: last + 1]), (*pieces[last + 1 :], *steps[at + 1 :])
+
+
+def _best(tree: Tree) -> tuple[Step, ...]:
+    """The search's thought; where none finished, the one valued highest, between equals the longest."""
+    if tree.best is not None:
+        return tree.steps(tree.best)
+    leaves = [leaf for leaf in tree.leaves() if (step := tree.nodes[leaf].step) and step.stop != "error"]
+    if not leaves:
+        return ()
+
+    def promise(leaf: int) -> tuple[float, int]:
+        value = tree.nodes[leaf].value
+        return -1.0 if value is None else value, sum(len(step.text) for step in tree.steps(leaf))
+
+    return tree.steps(max(leaves, key=promise))
+
+
+def _bridge(steps: tuple[Step, ...], opens: bool) -> Step:
+    """What is written between a thought and its answer: the thought's end where it has none, and a new line."""
+    text = "".join(step.text for step in steps)
+    if not text and not opens:
+        return EMPTY
+    return Step("\n" if text.endswith(CLOSE) else f"\n{CLOSE}\n", sampled=False)
