@@ -4,16 +4,18 @@
     problems = task.load("train", count=100, seed=0)
     verdict = task.grade(problems[0], trace)
 
-A spec is a task's name with its options (`sums:terms=3,most=12`), `gsm8k:` and a path, or the path of a `.jsonl`,
-`.json` or `.parquet` file. docs/problems.md has the table.
+A spec is a task's name with its options (`sums:terms=3,most=12`, `humaneval:path=FILE`), `gsm8k:` and a path, or the
+path of a `.jsonl`, `.json` or `.parquet` file. docs/problems.md has the table.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Mapping
 from pathlib import Path
 
-from forethought.problems import addition, chain, countdown, files, letters, sums
+from forethought.problems import addition, chain, code, countdown, files, letters, sums
+from forethought.problems.generate import Option
 from forethought.problems.grading import final_answer, grade, grade_answer
 from forethought.problems.task import Load, Split, Task
 
@@ -21,6 +23,10 @@ __all__ = ["GENERATORS", "Load", "Split", "Task", "final_answer", "grade", "grad
 
 GENERATORS = {"addition": addition, "chain": chain, "countdown": countdown, "letters": letters, "sums": sums}
 """Name to module. Each has `OPTIONS` (option to (parser, what it may be)) and `task(spec, **options)`."""
+
+
+PROGRAMS = ("humaneval", "mbpp", "code")
+"""Tasks whose answers are programs: `code.task`."""
 
 
 def open_task(spec: str, *, question: str = "question", answer: str = "answer") -> Task:
@@ -38,22 +44,23 @@ def open_task(spec: str, *, question: str = "question", answer: str = "answer") 
             )
         return files.task(spec, Path(rest), question=question, answer=answer)
     if name in GENERATORS:
-        opened: Task = GENERATORS[name].task(spec, **_options(name, rest))
+        opened: Task = GENERATORS[name].task(spec, **_options(name, rest, GENERATORS[name].OPTIONS))
         return opened
+    if name in PROGRAMS:
+        return code.task(spec, **_options(name, rest, code.OPTIONS))  # type: ignore[arg-type]  # parsed by OPTIONS
     if Path(spec).suffix.lower() in files.SUFFIXES:
         return files.task(spec, Path(spec), question=question, answer=answer)
-    known = [*GENERATORS, "gsm8k"]
+    known = [*GENERATORS, "gsm8k", *PROGRAMS]
     near = difflib.get_close_matches(name, known, n=1)
     meant = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(
-        f"there is no task {spec!r}; {meant}tasks are {', '.join(known)} (gsm8k:PATH), "
+        f"there is no task {spec!r}; {meant}tasks are {', '.join(known)} (gsm8k:PATH, {PROGRAMS[0]}:path=PATH), "
         f"or the path of a {', '.join(files.SUFFIXES)} file"
     )
 
 
-def _options(name: str, text: str) -> dict[str, object]:
-    """`terms=3,most=12` as the keyword arguments of that generator's `task`."""
-    allowed = GENERATORS[name].OPTIONS
+def _options(name: str, text: str, allowed: Mapping[str, Option]) -> dict[str, object]:
+    """`terms=3,most=12` as the keyword arguments of that module's `task`."""
     options: dict[str, object] = {}
     for item in text.split(",") if text else []:
         key, equals, value = (part.strip() for part in item.partition("="))

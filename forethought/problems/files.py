@@ -6,9 +6,11 @@ One file is both splits; a folder with train.jsonl and test.jsonl (`gsm8k:FOLDER
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -47,7 +49,7 @@ def task(spec: str, path: Path, *, question: str, answer: str) -> Task:
     def load(split: Split, *, count: int | None = None, seed: int = 0) -> list[Problem]:
         check_load(split, count)
         problems: list[Problem] = []
-        for index, (where, row) in enumerate(_rows(paths[split])):
+        for index, (where, row) in enumerate(rows(paths[split])):
             if index == count:
                 break
             problems.append(_problem(f"{paths[split].name}/{index}", where, row, question, answer))
@@ -90,15 +92,24 @@ def _problem(name: str, where: str, row: dict[str, Any], question: str, answer: 
     return Problem(id=name, messages=user(asked), answer=gold(cell), meta=meta)
 
 
-def _rows(path: Path) -> Iterator[Row]:
+def rows(path: Path) -> Iterator[Row]:
+    """The rows of a JSONL, JSON or Parquet file, of which the first two may be compressed (`.gz`), with their places.
+
+    Raises `ValueError` for a file that is not what its name says, and for a row that is no object.
+    """
     if path.suffix.lower() == ".parquet":
         yield from _parquet(path)
         return
+    packed = path.suffix.lower() == ".gz"
     try:
-        text = path.read_text(encoding="utf-8-sig")  # Windows tools begin a file with a byte-order mark
+        content = gzip.decompress(path.read_bytes()) if packed else path.read_bytes()
+        text = content.decode("utf-8-sig")  # Windows tools begin a file with a byte-order mark
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error}") from error
-    if path.suffix.lower() == ".json" and text.lstrip().startswith("["):
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise ValueError(f"{path} is not a gzip file: {error}") from error
+    kind = Path(path.stem).suffix if packed else path.suffix
+    if kind.lower() == ".json" and text.lstrip().startswith("["):
         try:
             found = [(f"{path.name}[{index}]", row) for index, row in enumerate(json.loads(text))]
         except json.JSONDecodeError as error:
