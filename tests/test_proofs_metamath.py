@@ -164,7 +164,7 @@ def test_a_changed_database_has_faults() -> None:
 @pytest.mark.parametrize("proof", [LONG, LONG.replace("ax-2", "ax-1"), "wph id", "wph"])
 def test_the_metamath_program_agrees(logic: Database, tmp_path: Path, proof: str) -> None:
     goal = logic.goal(IDENTITY)
-    (tmp_path / "all.mm").write_text(LOGIC + IDENTITY.replace("?", proof))
+    (tmp_path / "all.mm").write_text(LOGIC + IDENTITY.replace("?", proof) + "\n")
     run = subprocess.run(
         ["metamath", "read all.mm", "verify proof *", "exit"],
         cwd=tmp_path,
