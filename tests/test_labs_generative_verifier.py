@@ -10,12 +10,13 @@ import pytest
 
 from forethought.engines.local.tiny import build_tokenizer
 from forethought.labs import generative_verifier as lab
+from forethought.problems import Task
 from forethought.recipes import generative, verifier
 from forethought.recipes.run import write_config
 from forethought.scaling.measure import gather
 from forethought.store import open_store
 from forethought.thought.tokens import prompt_tokens
-from forethought.types import Messages, Step, Trace, Verdict, user
+from forethought.types import Messages, Problem, Step, Trace, Verdict, user
 from forethought.verify.generative import critique_prompt
 
 TOKENIZER = build_tokenizer()
@@ -104,6 +105,32 @@ def test_thoughts_of_one_text_are_judged_once_and_kept(tmp_path: Path, monkeypat
     assert sorted(asked) == ["a\\boxed{no}", "a\\boxed{ok}", "b\\boxed{no}", "b\\boxed{ok}"]
 
 
+def test_a_bank_is_drawn_once_and_tests_come_from_the_other_split(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[str] = []
+
+    class Generator:
+        def sample(self, problems: list[Problem], task: Task, n: int, *rest: object) -> list[list[Trace]]:
+            drawn.extend(problem.id for problem in problems)
+            step = Step("x", tokens=(1,))
+            return [
+                [Trace(p.id, p.messages, (step,), "tiny@1", nodes=(at,)) for at in range(1, n + 1)] for p in problems
+            ]
+
+    monkeypatch.setattr(lab.Student, "load", lambda *given: Generator())
+    bank = open_store(tmp_path / "bank")
+    config = lab.Config(out=str(tmp_path), learned=3, problems=2, vote=32)
+    for _ in range(2):
+        lab._draw(config, 0, tmp_path, bank)
+    runs = {run.name: run.traces for run in bank.summary().runs}
+    assert runs == {"train": 3 * 16, "test-2-4": 2 * 32, "test-5": 2 * 32, "test-6": 2 * 32}
+    assert [id.split("/")[:2] for id in drawn] == [
+        *[["letters:words=2-4", "train"]] * 3, *[["letters:words=2-4", "test"]] * 2, *[["letters:words=5", "test"]] * 2,
+        *[["letters:words=6", "test"]] * 2,
+    ]  # fmt: skip
+
+
 def test_all_arms_learn_from_the_same_thoughts_and_begin_at_the_same_base(tmp_path: Path) -> None:
     config = lab.Config(out=str(tmp_path))
     assert lab.base_of(config, 1).problems == "letters:words=2-6"
@@ -122,7 +149,7 @@ def test_a_folder_of_another_lab_is_refused_and_other_seeds_are_not(
 ) -> None:
     begun = lab.Config(out=str(tmp_path / "lab"), seeds=(0,))
     write_config(tmp_path / "lab", "generative_verifier", replace(begun, seeds=()), resume=False)
-    with pytest.raises(ValueError, match="other settings: steps was 200 and is 7"):
+    with pytest.raises(ValueError, match="other settings: steps was 150 and is 7"):
         lab.main(replace(begun, steps=7))
 
     def reached(run: object) -> Path:

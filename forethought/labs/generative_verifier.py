@@ -73,17 +73,17 @@ class Config:
     """Words of the problems that judging is learned on."""
     unseen: tuple[str, ...] = ("5", "6")
     """Words of those that it is only tested on."""
-    base_steps: int = 700
-    """Optimizer steps of the base, 32 worked examples each, on all of these lengths."""
+    base_steps: int = 800
+    """Optimizer steps of the base, 16 worked examples each, on all of these lengths."""
     temperature: float = 1.0
     """Of the thoughts that are judged."""
     learned: int = 300
     """Problems whose thoughts, 16 of each, the verifiers learn from."""
-    steps: int = 200
+    steps: int = 150
     """Optimizer steps of a verifier, 16 judgements each."""
     lr: float = 1e-3
     """Their peak learning rate."""
-    problems: int = 30
+    problems: int = 20
     """Held-out problems of each test, for each seed."""
     vote: int = 128
     """Thoughts of each of them, all of which can vote; the first 32 are judged."""
@@ -128,8 +128,8 @@ def base_of(config: Config, seed: int) -> sft.Config:
     """The run that makes the generator, from which every verifier begins."""
     longest = max(int(words.rpartition("-")[2]) for words in (config.known, *config.unseen))
     return sft.Config(
-        problems=f"letters:words={config.known.partition('-')[0]}-{longest}", examples=6000, batch=32,
-        steps=config.base_steps, lr=3e-3, warmup=50, layers=3, width=96, seed=seed, eval_problems=0, save_every=100,
+        problems=f"letters:words={config.known.partition('-')[0]}-{longest}", examples=6000, batch=16,
+        steps=config.base_steps, lr=4e-3, warmup=50, layers=3, width=64, seed=seed, eval_problems=0, save_every=100,
         out=f"{config.out}/base-{seed}",
     )  # fmt: skip
 
