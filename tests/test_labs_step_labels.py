@@ -111,7 +111,7 @@ def test_the_lab_goes_on_where_it_was_killed_and_prints_the_same_tables_again(
     step_labels.main(asked)
     tables = capsys.readouterr().out.partition("2 problems, 4 thoughts each")[2]
     assert {place.parent.name for place in tmp_path.glob("lab/*/done")} == {f"{arm}-3" for arm in step_labels.ARMS}
-    banked = list(open_store(asked.folder("bank", 3) / "store").traces())
+    banked = list(open_store(asked.folder("judged", 3) / "store").traces())
     assert len({trace.problem_id for trace in banked}) == 2
     assert len(banked) == 8
     assert all(set(trace.verdicts) == {"grade", *step_labels.VERIFIERS} for trace in banked)

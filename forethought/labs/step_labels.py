@@ -22,10 +22,10 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from forethought.labs import first_error, label_quality, selection
 from forethought.labs.first_error import Found
 from forethought.problems import Task, open_task
 from forethought.recipes import sft, verifier
-from forethought.recipes.label import Completer, cut, labelled, monte_carlo, true
+from forethought.recipes.label import Completer, cut, monte_carlo, true
 from forethought.recipes.run import at_least, write_config
 from forethought.rollout import collect
 from forethought.search.best_of_n import best_of_n
@@ -145,7 +145,7 @@ def main(config: Config) -> Path:
             if not (folder / "done").exists():
                 ARMS[name](config, seed)
                 (folder / "done").write_text(f"{time.process_time() - began:.0f} s of processor time\n")
-    banks = [list(_stored(config, seed, "bank")) for seed in config.seeds]
+    banks = [list(chain(*_stored(config, seed, "judged").values())) for seed in config.seeds]
     print(selection.table(banks, VERIFIERS), quality(config), errors(config), sep="\n\n")
     return out
 
@@ -221,23 +221,43 @@ def _completer(config: Config, seed: int, who: str, k: int, part: str = "") -> C
 
 
 def _bank(config: Config, seed: int) -> None:
-    """Thoughts of held-out problems with the verdicts of every verifier."""
-    task, engine = config.task, _engine(config, seed, "policy")
-    judges = {name: open_verifier(str(config.folder(name, seed))) for name in VERIFIERS}
+    """Thoughts of held-out problems."""
+    engine = _engine(config, seed, "policy")
     sampling = Sampling(config.max_tokens, seed=derive(seed, "bank"))
-    store = open_store(config.folder("bank", seed) / "store")
+
+    def drawn(problem: Problem) -> list[Trace]:
+        search = partial(best_of_n, n=config.bank)
+        (group,) = collect([problem], engine, search=search, grade=config.task.grade, sampling=sampling)
+        return [cut(trace, engine.decode) for trace in group]
+
+    _kept(config, seed, "bank", drawn)
+
+
+def _judged(config: Config, seed: int) -> None:
+    """These thoughts with the verdicts of every verifier."""
+    judges = {name: open_verifier(str(config.folder(name, seed))) for name in VERIFIERS}
+    bank = _stored(config, seed, "bank")
+
+    def told(problem: Problem) -> list[Trace]:
+        traces = bank[problem.id]
+        for name, judge in judges.items():
+            traces = verifier.score(traces, judge, name)
+        return traces
+
+    _kept(config, seed, "judged", told)
+
+
+def _kept(
+    config: Config, seed: int, name: str, made: Callable[[Problem], list[Trace]], most: int | None = None
+) -> None:
+    """What is made of each held-out problem, or of the first `most`, in the arm's store; those that it has are left."""
+    store = open_store(config.folder(name, seed) / "store")
     done = {entry.problem_id for entry in store.entries()}
-    with store.writer("bank") as writer:
-        for problem in tqdm(_held(config, seed), desc="bank", unit="problem"):
-            if problem.id in done:
-                continue
-            search = partial(best_of_n, n=config.bank)
-            (group,) = collect([problem], engine, search=search, grade=task.grade, sampling=sampling)
-            traces = [cut(trace, engine.decode) for trace in group]
-            for name, judge in judges.items():
-                traces = verifier.score(traces, judge, name)
-            writer.extend(traces)
-            writer.flush()
+    with store.writer(name) as writer:
+        for problem in tqdm(_held(config, seed)[:most], desc=name, unit="problem"):
+            if problem.id not in done:
+                writer.extend(made(problem))
+                writer.flush()
 
 
 def _places(config: Config, seed: int) -> None:
@@ -248,39 +268,25 @@ def _places(config: Config, seed: int) -> None:
         for part in PARTS
     ]
 
-    async def every(problem: Problem, traces: Sequence[Trace]) -> list[Trace]:
-        found = await true(problem, traces, task=config.task)
+    bank = _stored(config, seed, "bank")
+
+    async def every(problem: Problem) -> list[Trace]:
+        distinct = list({trace.text: trace for trace in bank[problem.id] if trace.stop == "end"}.values())
+        found = await true(problem, distinct[: config.thoughts], task=config.task)
         for labeller in labellers:
             found = await labeller(problem, found)
         return found
 
-    groups = {
-        id: list({trace.text: trace for trace in traces if trace.stop == "end"}.values())[: config.thoughts]
-        for id, traces in list(_by_problem(_stored(config, seed, "bank")).items())[: config.labelled]
-    }
-    store = open_store(config.folder("places", seed) / "store")
-    done = {entry.problem_id for entry in store.entries()}
-    held = {problem.id: problem for problem in _held(config, seed)}
-    missing = [(held[id], traces) for id, traces in groups.items() if id not in done]
-
-    async def keep() -> None:
-        with store.writer("places") as writer, tqdm(total=len(missing), desc="places", unit="problem") as bar:
-            async with aclosing(labelled(missing, every)) as ready:
-                async for traces in ready:
-                    writer.extend(traces)
-                    writer.flush()
-                    bar.update()
-
-    asyncio.run(keep())
+    _kept(config, seed, "places", lambda problem: asyncio.run(every(problem)), config.labelled)
 
 
 def _searches(config: Config, seed: int) -> None:
-    """Searches for the first error, in one wrong thought of each problem of the bank."""
+    """Searches for the first error, in one wrong thought of each of the first problems of the bank."""
     completer = _completer(config, seed, "policy", max(config.ks))
-    held = {problem.id: problem for problem in _held(config, seed)}
+    bank = _stored(config, seed, "bank")
 
-    async def one(problem: Problem, traces: Sequence[Trace]) -> list[Found]:
-        for trace in await true(problem, traces, task=config.task):
+    async def one(problem: Problem) -> list[Found]:
+        for trace in await true(problem, bank[problem.id], task=config.task):
             labels = trace.verdicts["true"].steps
             # Only thoughts of the usual form, so that all have as many steps.
             if trace.reward == 0 and 0.0 in labels and len(labels) == config.steps + 3 and trace.stop == "end":
@@ -288,8 +294,7 @@ def _searches(config: Config, seed: int) -> None:
         return []
 
     async def every() -> list[list[Found]]:
-        groups = list(_by_problem(_stored(config, seed, "bank")).items())[: config.searched]
-        return await asyncio.gather(*(one(held[id], traces) for id, traces in groups))
+        return await asyncio.gather(*map(one, _held(config, seed)[: config.searched]))
 
     rows = [asdict(found) for group in asyncio.run(every()) for found in group]
     folder = config.folder("searches", seed)
@@ -300,32 +305,30 @@ def _searches(config: Config, seed: int) -> None:
 ARMS: dict[str, Callable[[Config, int], None]] = {
     "cold": _cold,
     "strong": _strong,
-    **{kind: partial(_verifier, kind=kind) for kind in VERIFIERS},
     "bank": _bank,
+    **{kind: partial(_verifier, kind=kind) for kind in VERIFIERS},
+    "judged": _judged,
     "places": _places,
     "searches": _searches,
 }
 """By name, each of which finds what those before it left."""
 
 
-def _by_problem(traces: Iterable[Trace]) -> dict[str, list[Trace]]:
-    groups: dict[str, list[Trace]] = {}
-    for trace in traces:
-        groups.setdefault(trace.problem_id, []).append(trace)
-    return groups
-
-
 def _held(config: Config, seed: int) -> list[Problem]:
     return config.task.load("test", count=config.problems, seed=seed)
 
 
-def _stored(config: Config, seed: int, name: str) -> Iterator[Trace]:
-    return open_store(config.folder(name, seed) / "store").traces()
+def _stored(config: Config, seed: int, name: str) -> dict[str, list[Trace]]:
+    """An arm's traces, by problem."""
+    groups: dict[str, list[Trace]] = {}
+    for trace in open_store(config.folder(name, seed) / "store").traces():
+        groups.setdefault(trace.problem_id, []).append(trace)
+    return groups
 
 
 def quality(config: Config) -> str:
     """Of what Monte-Carlo labels are worth, a table for each completer."""
-    groups = _by_problem(trace for seed in config.seeds for trace in _stored(config, seed, "places")).values()
+    groups = [group for seed in config.seeds for group in _stored(config, seed, "places").values()]
     tables = []
     for who in COMPLETERS:
         judged, told = (
