@@ -66,11 +66,11 @@ class Config:
     """Optimizer steps of the policy, on worked examples."""
     examples: int = 4000
     """Tampered solutions that the critic learns from."""
-    critic_steps: int = 400
+    critic_steps: int = 240
     """Its optimizer steps."""
-    graded: int = 192
+    graded: int = 128
     """Solutions whose critiques, 8 of each, teach the reward model."""
-    reward_steps: int = 120
+    reward_steps: int = 80
     """Of the reward model of critiques."""
     out: str = "runs/critic"
     """Where the runs go; those that are there already are gone on with."""

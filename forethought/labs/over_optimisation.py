@@ -7,8 +7,9 @@ d (alpha - beta d), KL being log n - (n-1)/n; the proxy's own score goes on risi
 move the peak outwards; with fewer than about 2,000 comparisons there is hardly a gain.
 
 Here the policy writes chains at a temperature at which it errs, the gold score is a program's (`gold`), and a proxy is
-a Bradley-Terry head with its trunk, from the policy's weights, on so many pairs of thoughts. Arms: pairs; the most
-pairs with labels that were flipped at random; the most pairs with the trunk left as it is.
+a Bradley-Terry head with its trunk, from the policy's weights, on so many pairs of thoughts; those of one question are
+compared with one another too. Arms: pairs; the most pairs with labels that were flipped at random; the most pairs with
+the trunk left as it is.
 
 The pre-registered shape: beta above 0 and a last gold score below the best one for the fewest pairs; the peak further
 out, or none, for more; noise lowers the curve of as many pairs. `docs/labs.md` has what came of it.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import math
 import random
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -123,6 +125,7 @@ def bank(
     student = Student.load(policy.out, dtype="fp32")
     pairs = Path(config.out) / f"pairs-{seed}"
     if not (pairs / "done").exists():
+        shutil.rmtree(pairs, ignore_errors=True)  # what an interruption left half written
         _pairs(config, seed, student, task)
         (pairs / "done").touch()
     for proxy in proxies.values():

@@ -196,7 +196,7 @@ def lessons(
 
 
 def quote(steps: Sequence[Step], at: int) -> str:
-    """The shortest beginning of line `at` that is found there and not before; the whole of a line that stands before."""
+    """The shortest beginning of line `at` that is found there and not before; the whole of one that stands before."""
     line = steps[at].text.strip()
     beginnings = (line[:end].rstrip() for end in range(1, len(line)))
     return next((one for one in beginnings if [h.step for h in highlights(f"{MARK}{one}{MARK}", steps)] == [at]), line)
