@@ -1,6 +1,6 @@
 """The process that asks z3; `smt` starts it, feeds it, and kills it.
 
-One JSON line in, `{"statement": ..., "claims": [...], "milliseconds": ...}`; one out, `{"status", "message", "version"}`.
+One JSON line in, `{"statement": ..., "claims": [...], "milliseconds": ...}`; one out, with status, message and version.
 """
 
 from __future__ import annotations
