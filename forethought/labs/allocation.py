@@ -60,6 +60,8 @@ SHARES = (1 / 16, 1 / 8, 1 / 4, 1 / 2)
 """Of best-of-64's tokens."""
 VOTES = 40
 """Most thoughts that a stopping rule may draw; the vote of all of them is what it is held against."""
+WARM_UP = 5
+"""One in so many of them sets DeepConf's bar."""
 GROUP = 16
 """Tokens of DeepConf's groups: thoughts have 40 to 80, where the paper's have thousands for its 2,048."""
 NO_LIMIT = 1 << 60
@@ -73,13 +75,15 @@ class Config:
     """A policy, a verifier, problems and thoughts of their own for each of them."""
     stages: int = 3
     """Of the policy's cold start."""
+    examples: int = 4000
+    """Worked examples of the cold start."""
     steps: int = 300
     """Optimizer steps of a stage, of 16 examples each."""
     levels: tuple[int, ...] = (2, 3, 4, 5)
     """Steps of the chains."""
     modulus: int = 7
     """Of the chains."""
-    problems: int = 300
+    problems: int = 150
     """Held-out problems."""
     temperature: float = 1.0
     """Of the thoughts."""
@@ -89,19 +93,23 @@ class Config:
     """Difficulties to tell apart."""
     orders: int = 8
     """In which a bank is replayed."""
-    verifier_steps: int = 150
-    """Optimizer steps of the outcome verifier, of 16 thoughts each."""
+    verifier_examples: int = 128
+    """Problems, with 8 thoughts each, that the outcome verifier learns from."""
+    verifier_steps: int = 100
+    """Its optimizer steps, of 16 thoughts each."""
     taught: str = "runs/coverage"
     """Where policies are kept, those of the lab on coverage among them."""
     addition: str = ""
     """Where the lab `star_addition` keeps its runs: their `star` arm is the stopping rules' second task."""
-    addition_problems: int = 100
+    addition_problems: int = 60
     """Held-out problems of that task."""
     out: str = "runs/allocation"
     """Where thoughts and verifiers are kept; what is there already is gone on with."""
 
     def __post_init__(self) -> None:
-        at_least(self, 1, "stages", "steps", "probe", "bins", "orders", "verifier_steps", "addition_problems")
+        at_least(self, 1, "stages", "steps", "probe", "bins", "orders", "addition_problems")
+        at_least(self, 4, "verifier_examples")
+        at_least(self, 1, "verifier_steps")
         at_least(self, 2, "problems")
         if self.probe > SIZES[-1]:
             raise ValueError(f"probe is {self.probe}; the bank has {SIZES[-1]} thoughts a problem")
@@ -143,6 +151,7 @@ def _banks(config: Config, seed: int) -> dict[str, tuple[Drawn, ...]]:
         modulus=config.modulus,
         stages=config.stages,
         steps=config.steps,
+        examples=config.examples,
     )[-1]
     problems = mixed(config.levels, config.modulus, "test", config.problems, seed)
     folder, sampling = Path(config.out) / f"bank-{seed}", Sampling(MAX_TOKENS, config.temperature, seed=seed)
@@ -164,11 +173,11 @@ def _judge(config: Config, seed: int, policy: Path) -> Path:
         model=str(policy),
         problems=f"gsm8k:{Path(config.taught) / f'problems-{seed}'}",
         kind="outcome",
-        examples=256,
+        examples=config.verifier_examples,
         samples=8,
         steps=config.verifier_steps,
         max_tokens=MAX_TOKENS,
-        eval_problems=32,
+        eval_problems=config.verifier_examples // 4,
         eval_samples=8,
         seed=seed,
         out=str(Path(config.out) / f"verifier-{seed}"),
@@ -228,7 +237,7 @@ async def _draw(
 Rule = Callable[[Drawn, Sequence[int]], Replay]
 
 
-def stopping_rules(most: int = VOTES) -> dict[str, Rule]:
+def stopping_rules(most: int) -> dict[str, Rule]:
     """The vote of `most` thoughts, and what ends it earlier or leaves some out."""
     votes = {
         f"vote of {most}": Parallel(majority),
@@ -241,8 +250,12 @@ def stopping_rules(most: int = VOTES) -> dict[str, Rule]:
     }
     return {
         **{name: partial(_vote, rule, most) for name, rule in votes.items()},
-        "DeepConf online, 10 %": partial(online, most=most, keep=0.1, group=GROUP),
-        "DeepConf online, 90 %": partial(online, most=most, keep=0.9, group=GROUP),
+        **{
+            f"DeepConf online, {100 * keep:.0f} %": partial(
+                online, most=most, warm_up=max(1, most // WARM_UP), keep=keep, group=GROUP
+            )
+            for keep in (0.1, 0.9)
+        },
     }
 
 
@@ -265,9 +278,10 @@ def _remembered(rule: Callable[[Sequence[Thought]], bool]) -> Callable[[Sequence
 
 def stopped(bank: Sequence[Drawn], count: int) -> dict[str, Values]:
     """For each rule, of P problems: right, thoughts and tokens (3, P), means over `count` orders."""
-    ways = orders(smallest(bank), count)
+    size = smallest(bank)
+    ways = orders(size, count)
     found = {}
-    for name, rule in stopping_rules().items():
+    for name, rule in stopping_rules(min(VOTES, size)).items():
         told = [[rule(drawn, order.tolist()) for order in ways] for drawn in bank]
         rows_PR3 = np.array([[(each.right, each.samples, each.tokens) for each in row] for row in told], dtype=float)
         found[name] = np.stack([mean(rows_PR3[:, :, place]) for place in range(3)])

@@ -38,7 +38,7 @@ def mixed(levels: Sequence[int], modulus: int, split: Split, count: int, seed: i
 
 
 def taught(
-    out: Path, seed: int, *, levels: Sequence[int], modulus: int, stages: int, steps: int, examples: int = 4000
+    out: Path, seed: int, *, levels: Sequence[int], modulus: int, stages: int, steps: int, examples: int
 ) -> list[Path]:
     """The runs of a cold start in `stages` of `steps` optimizer steps, each from the one before; what is there already
     stays.

@@ -57,13 +57,15 @@ class Config:
     """A policy, with problems and thoughts of its own, for each of them."""
     stages: int = 3
     """Of the cold start; each is an arm."""
+    examples: int = 4000
+    """Worked examples of the cold start."""
     steps: int = 300
     """Optimizer steps of a stage, of 16 examples each."""
     levels: tuple[int, ...] = (2, 3, 4, 5)
     """Steps of the chains."""
     modulus: int = 7
     """Of the chains."""
-    problems: int = 100
+    problems: int = 40
     """Held-out problems."""
     samples: int = 1000
     """Thoughts of each."""
@@ -93,7 +95,13 @@ def main(config: Config) -> Path:
     charts: list[Chart] = []
     for seed in config.seeds:
         stages = taught(
-            out, seed, levels=config.levels, modulus=config.modulus, stages=config.stages, steps=config.steps
+            out,
+            seed,
+            levels=config.levels,
+            modulus=config.modulus,
+            stages=config.stages,
+            steps=config.steps,
+            examples=config.examples,
         )
         arms = {
             f"{(stage + 1) * config.steps} steps": thoughts(

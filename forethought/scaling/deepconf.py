@@ -8,6 +8,7 @@ has the 20 likeliest candidates at each place.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -16,7 +17,7 @@ from forethought.scaling.bank import Drawn, Replay
 from forethought.scaling.measure import Values
 from forethought.search.choose import Thought, majority
 from forethought.search.stop import group_confidence
-from forethought.verify.vote import Vote, vote
+from forethought.verify.vote import vote
 
 
 def surest(thoughts: Sequence[Thought], *, keep: float = 0.1, group: int = 2048) -> Thought:
@@ -28,7 +29,7 @@ def surest(thoughts: Sequence[Thought], *, keep: float = 0.1, group: int = 2048)
     """
     _check(keep, group)
     told = [group_confidence(thought.steps, group) for thought in thoughts]
-    index = _election([thought.answer for thought in thoughts], told, _bar(told, keep)).index
+    index = vote([thought.answer for thought in thoughts], _weights(told, _bar(told, keep))).index
     return majority(thoughts) if index is None else thoughts[index]
 
 
@@ -56,19 +57,25 @@ def online(
         raise ValueError(f"warm_up is {warm_up}, most {most}, of {len(order)} thoughts; each is at most the next")
     answers: list[str | None] = []
     told: list[float | None] = []
-    bar, tokens = -math.inf, 0
+    bar, tokens, counted = -math.inf, 0, 0
+    shares: defaultdict[str, float] = defaultdict(float)
     for at in order[:most]:
         if len(told) == warm_up:
             bar = _bar(told, keep)
-        if len(told) >= warm_up and max(_election(answers, told, bar).shares.values(), default=0.0) >= consensus:
-            break
+        if len(told) >= warm_up:
+            for answer, weight in zip(answers[counted:], _weights(told[counted:], bar), strict=True):
+                if answer is not None and weight:
+                    shares[answer] += weight
+            counted = len(told)
+            if shares and max(shares.values()) >= consensus * sum(shares.values()):
+                break
         thought = drawn.thoughts_N[at]
         means = np.empty(0) if thought is None else _means(thought, group)
         below = np.flatnonzero(means < bar)
         tokens += min(drawn.tokens_N[at], group + int(below[0])) if len(below) else drawn.tokens_N[at]
         told.append(float(means.min()) if len(means) else None)
         answers.append(None if thought is None else thought.answer)
-    index = _election(answers, told, bar).index
+    index = vote(answers, _weights(told, bar)).index
     right = False if index is None else drawn.right_N[order[index]]
     return Replay(float("nan") if right is None else float(right), tokens, 0, len(told))
 
@@ -92,5 +99,5 @@ def _bar(told: Sequence[float | None], keep: float) -> float:
     return known[max(1, round(keep * len(known))) - 1] if known else -math.inf
 
 
-def _election(answers: Sequence[str | None], told: Sequence[float | None], bar: float) -> Vote:
-    return vote(answers, [math.exp(each) if each is not None and each >= bar else None for each in told])
+def _weights(told: Sequence[float | None], bar: float) -> list[float | None]:
+    return [math.exp(each) if each is not None and each >= bar else None for each in told]

@@ -3,7 +3,6 @@ lies behind it, how the problems' own chances are spread (arXiv 2502.17578)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
@@ -13,9 +12,9 @@ from numpy.typing import ArrayLike
 
 from forethought.scaling.measure import Values
 
-ROUNDS, NARROWER = 30, 0.6
+ROUNDS, NARROWER = 22, 0.5
 """Refinements of a fit's grid, and how wide each is beside the one before: two parts in a million are left."""
-PLACES = np.linspace(-1, 1, 5)
+PLACES = np.linspace(-1, 1, 13)
 """Along each axis of that grid."""
 LOGS = (-7.0, 5.0)
 """Where both parameters of a fit are looked for, in natural logarithms."""
@@ -57,7 +56,8 @@ def power(k: ArrayLike, coverage: ArrayLike) -> Power:
     k_K, c_K = np.asarray(k, dtype=float), np.asarray(coverage, dtype=float)
     if len(k_K) < 2:
         raise ValueError(f"coverage is {c_K.tolist()} at k = {k_K.tolist()}; two parameters need at least two k")
-    return Power(*_lowest(lambda a, b: float(np.sum((np.exp(-a * k_K**-b) - c_K) ** 2))))
+    # G is the places of a fit's grid.
+    return Power(*_lowest(lambda a_G1, b_G1: ((np.exp(-a_G1 * k_K**-b_G1) - c_K) ** 2).sum(axis=1)))
 
 
 def spread(right: ArrayLike, n: int) -> Spread:
@@ -72,19 +72,21 @@ def spread(right: ArrayLike, n: int) -> Spread:
     # The likelihood is a product of alpha + j over j below each count, and so on: how many counts are above each j.
     hits_J, misses_J = ((each[:, None] > j).sum(axis=0) for each in (counts_P, n - counts_P))
 
-    def unlikely(alpha: float, beta: float) -> float:
-        logs = hits_J @ np.log(alpha + j) + misses_J @ np.log(beta + j) - len(counts_P) * np.log(alpha + beta + j).sum()
-        return -float(logs)
+    def unlikely(alpha_G1: Values, beta_G1: Values) -> Values:
+        all_G = np.log(alpha_G1 + beta_G1 + j).sum(axis=1)
+        unlikely_G: Values = len(counts_P) * all_G - np.log(alpha_G1 + j) @ hits_J - np.log(beta_G1 + j) @ misses_J
+        return unlikely_G
 
     return Spread(*_lowest(unlikely))
 
 
-def _lowest(cost: Callable[[float, float], float]) -> tuple[float, float]:
+def _lowest(cost: Callable[[Values, Values], Values]) -> tuple[float, float]:
     """The two positive numbers of least cost: a grid over their logarithms, ever narrower around its best place."""
     middle, half = np.full(2, sum(LOGS) / 2), (LOGS[1] - LOGS[0]) / 2
+    steps_G2 = np.array(list(product(PLACES, PLACES)))
     for _ in range(ROUNDS):
-        tried = [middle + half * np.array(step) for step in product(PLACES, PLACES)]
-        middle = min(tried, key=lambda logs: cost(*map(math.exp, logs)))
+        logs_G2 = middle + half * steps_G2
+        middle = logs_G2[np.argmin(cost(*np.exp(logs_G2.T)[:, :, None]))]
         half *= NARROWER
-    first, second = map(math.exp, middle)
+    first, second = np.exp(middle).tolist()
     return first, second
