@@ -54,8 +54,8 @@ def create(config: ServerConfig, models: Sequence[ModelConfig] | Models) -> Fast
     app.include_router(responses.router)
     _plain_routes(app)
     _error_handlers(app)
-    app.add_middleware(_Counted, state=app.state)
     app.add_middleware(Door, keys=keys, rate=config.requests_per_minute, body_bytes=config.body_bytes)
+    app.add_middleware(_Counted, state=app.state)
     return app
 
 

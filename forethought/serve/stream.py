@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
 from typing import Any, TypeVar
 
 from starlette.requests import Request
@@ -92,9 +91,8 @@ class EventStream(Response):
             while (piece := await self._next(queue)) is not None:
                 await send({"type": "http.response.body", "body": piece.encode(), "more_body": True})
             if not left.done():
+                await worker  # a bug in it ends the connection, not the answer
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
-            with suppress(asyncio.CancelledError):
-                await worker
         finally:
             await cancelled(worker)
             await cancelled(left)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from forethought.engines.usage import Usage, counting
 from forethought.serve.spoken import spoken
+from forethought.thought.marks import CLOSE, OPEN
 from forethought.types import Engine, Sampling, user
 
 PARTS = {"concise": 1, "auto": 3, "detailed": 6}
@@ -144,9 +145,10 @@ class Narrator:
     async def _asked(self, stretch: str) -> str:
         """What the engine makes of it; `""` where it has no answer."""
         assert self.engine is not None
+        notes = stretch[-READ:].replace(OPEN, "").replace(CLOSE, "").strip()
         with counting() as usage:
             try:
-                step = await self.engine.sample(user(PROMPT + stretch[-READ:]), (), SENTENCE)
+                step = await self.engine.sample(user(PROMPT + notes), (), SENTENCE)
             except ValueError:  # longer than its context
                 return ""
         self.usage.add(usage)

@@ -25,6 +25,8 @@ from forethought.types import Budget, Messages, Sampling, Step, Tree
 
 EMPTY = Step(f"{OPEN}\n{CLOSE}\n", sampled=False)
 """A thought of nothing, for a model that would think although it should not."""
+CLOSED = f"\n{CLOSE}\n"
+"""Ends a thought that has not ended by itself."""
 MARGIN = 16
 """Tokens kept free for what is written between a thought and its answer."""
 
@@ -159,9 +161,10 @@ def _no_thought(model: Served, opens: bool) -> tuple[Step, ...]:
 async def check(ask: Ask, model: Served, search: str) -> None:
     """Refuse, before anything is computed, what cannot be answered. Raises ApiError."""
     prompt = model.prompt(model.asked(ask.messages))
-    budget_of(ask, model, None if prompt is None else len(prompt) + _length(model, ask.before))
-    if (search in PARALLEL or ask.effort == AUTO) and ask.temperature == 0:
-        message = f"At temperature 0, {search} draws the same thought again and again; give a temperature above 0."
+    thinking, _ = budget_of(ask, model, None if prompt is None else len(prompt) + _length(model, ask.before))
+    name = AUTO if (ask.effort or model.config.effort) == AUTO else search
+    if thinking and ask.temperature == 0 and (name == AUTO or name in PARALLEL):
+        message = f"At temperature 0, {name} draws the same thought again and again; give a temperature above 0."
         raise wrong("temperature", message)
     if ask.schema is not None:
         held = getattr(model.engine, "held", None)
@@ -224,7 +227,9 @@ class _Request:
         sampling = Sampling(min(longest, thinking), ask.temperature, ask.top_p, seed=ask.seed)
         if name == AUTO and self.model.plan is not None:
             return partial(auto, allocation=self.model.plan), sampling
-        return sized(name, thinking, longest), sampling
+        found = sized(name, thinking, longest)
+        # Not every answer is a box: what closes a forced thought here says nothing of what follows.
+        return partial(found, final=CLOSED) if name == "force" else found, sampling
 
     async def _told(self, steps: tuple[Step, ...], text: str, shown: str) -> _Said:
         """The answer that the best thought came with."""
@@ -307,4 +312,4 @@ def _bridge(steps: tuple[Step, ...], opens: bool) -> Step:
     text = "".join(step.text for step in steps)
     if not text and not opens:
         return EMPTY
-    return Step("\n" if text.endswith(CLOSE) else f"\n{CLOSE}\n", sampled=False)
+    return Step("\n" if text.endswith(CLOSE) else CLOSED, sampled=False)
