@@ -13,6 +13,7 @@ from forethought.labs import generative_verifier as lab
 from forethought.problems import Task
 from forethought.recipes import generative, verifier
 from forethought.recipes.run import write_config
+from forethought.recipes.student import Student
 from forethought.scaling.measure import gather
 from forethought.store import open_store
 from forethought.thought.tokens import prompt_tokens
@@ -113,22 +114,28 @@ def test_a_bank_is_drawn_once_and_tests_come_from_the_other_split(
     class Generator:
         def sample(self, problems: list[Problem], task: Task, n: int, *rest: object) -> list[list[Trace]]:
             drawn.extend(problem.id for problem in problems)
-            step = Step("x", tokens=(1,))
-            return [
-                [Trace(p.id, p.messages, (step,), "tiny@1", nodes=(at,)) for at in range(1, n + 1)] for p in problems
-            ]
+            return [thoughts(problem.id, "x", (0, 0))[:n] for problem in problems]
 
-    monkeypatch.setattr(lab.Student, "load", lambda *given: Generator())
+    monkeypatch.setattr(Student, "load", lambda *given: Generator())
     bank = open_store(tmp_path / "bank")
     config = lab.Config(out=str(tmp_path), learned=3, problems=2, vote=32)
     for _ in range(2):
         lab._draw(config, 0, tmp_path, bank)
     runs = {run.name: run.traces for run in bank.summary().runs}
-    assert runs == {"train": 3 * 16, "test-2-4": 2 * 32, "test-5": 2 * 32, "test-6": 2 * 32}
+    assert runs == {"train": 3 * 2, "test-2-4": 2 * 32, "test-5": 2 * 32, "test-6": 2 * 32}
     assert [id.split("/")[:2] for id in drawn] == [
         *[["letters:words=2-4", "train"]] * 3, *[["letters:words=2-4", "test"]] * 2, *[["letters:words=5", "test"]] * 2,
         *[["letters:words=6", "test"]] * 2,
     ]  # fmt: skip
+
+
+def test_learned_from_are_as_many_right_as_wrong_thoughts_none_twice() -> None:
+    group = [replace(trace, steps=(Step(str(at % 12)),)) for at, trace in enumerate(thoughts("a", "x", (0, 0)))]
+    told = lab.pairs([group, group[:1], group[2:3]], seed=0)
+    assert [trace.reward for trace in told] == [1.0] * 4 + [0.0] * 4
+    assert len({trace.text for trace in told if trace.reward == 0}) == 4
+    with pytest.raises(ValueError, match="2 of 2 thoughts are right; change --temperature"):
+        lab.pairs([group[:1], group[2:3]], seed=0)
 
 
 def test_all_arms_learn_from_the_same_thoughts_and_begin_at_the_same_base(tmp_path: Path) -> None:

@@ -176,11 +176,11 @@ def test_a_critic_sees_the_answer_and_what_it_says_is_kept_where_its_verdict_is_
     assert engine.calls == 1 + 2 + 3
 
 
-def test_so_many_right_and_wrong_thoughts_of_a_problem_none_twice(model: str, tmp_path: Path, drawn: str) -> None:
+def test_so_many_right_and_wrong_thoughts_of_a_problem_none_twice(drawn: str) -> None:
     group = list(open_store(drawn).traces())[:4]
-    kept = generative._chosen(group, config(model, tmp_path))
+    kept = generative.distinct(group, 4, 0)
     assert Counter(trace.reward for trace in kept) == {1.0: 1, 0.0: 2}
-    kept = generative._chosen(group, config(model, tmp_path, per_problem=1))
+    kept = generative.distinct(group, 1, 0)
     assert Counter(trace.reward for trace in kept) == {1.0: 1, 0.0: 1}
 
 

@@ -131,7 +131,7 @@ def main(config: Config, resume: Path | None = None) -> Path:
     with begin("generative", config, resume, place) as run:
         asked = _as_verifier(config)
         learn, held = verifier._divided(verifier._traces(asked, run, student, source, fresh=place is None), asked)
-        chosen = [trace for group in learn for trace in _chosen(group, config)]
+        chosen = [trace for group in learn for trace in distinct(group, config.per_problem, config.seed)]
         if critic is not None:
             known = problems_of(task, {trace.problem_id for trace in chosen})
             told = asyncio.run(_criticised(chosen, known, critic, config))
@@ -217,21 +217,21 @@ def joint(judgements: Sequence[Datum], solutions: Sequence[Datum], weight: float
     return [*judgements, *weighed], float(targets)
 
 
+def distinct(group: Sequence[Trace], per_problem: int, seed: int) -> list[Trace]:
+    """At most `per_problem` right and as many wrong thoughts of one problem, drawn at random, no text twice."""
+    rng = random.Random(f"{seed}/{group[0].problem_id}")
+    found: list[Trace] = []
+    for side in (1.0, 0.0):
+        own = list({trace.text: trace for trace in group if trace.reward == side}.values())
+        found += rng.sample(own, min(len(own), per_problem))
+    return found
+
+
 def _as_verifier(config: Config) -> verifier.Config:
     """What the recipe of heads is told, so that thoughts are taken, drawn, labelled and held out as there."""
     names = {field.name for field in fields(verifier.Config)} & {field.name for field in fields(Config)} - {"kind"}
     shared = {name: getattr(config, name) for name in names}
     return verifier.Config(**shared, kind="process" if config.oracle else "outcome")
-
-
-def _chosen(group: Sequence[Trace], config: Config) -> list[Trace]:
-    """At most `per_problem` right and as many wrong thoughts of one problem, no text twice."""
-    rng = random.Random(f"{config.seed}/{group[0].problem_id}")
-    found: list[Trace] = []
-    for side in (1.0, 0.0):
-        own = list({trace.text: trace for trace in group if trace.reward == side}.values())
-        found += rng.sample(own, min(len(own), config.per_problem))
-    return found
 
 
 async def _criticised(
