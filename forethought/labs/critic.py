@@ -193,7 +193,12 @@ def advantage(
     def gap(pick_N: NDArray[np.int64]) -> float:
         ends, curves = [], []
         for values_M2N in (forced_M2N, plain_M2N):
-            recall_M, precision_M = np.nanmean(values_M2N[:, :, pick_N], axis=2).T
+            told_M2N = values_M2N[:, :, pick_N]
+            counts_M2 = (~np.isnan(told_M2N)).sum(axis=2)
+            told_M2N = told_M2N[counts_M2.all(axis=1)]  # where nothing was quoted there is no precision
+            if not len(told_M2N):
+                return float("nan")
+            recall_M, precision_M = np.nanmean(told_M2N, axis=2).T
             order = np.argsort(recall_M, kind="stable")
             curves.append((recall_M[order], precision_M[order]))
             ends.append((recall_M.min(), recall_M.max()))
