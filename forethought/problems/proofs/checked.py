@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 Status = Literal["proved", "refuted", "error", "timeout"]
 """`refuted`: the checker looked at the proof and holds it wrong. `error`: it could not look (it died, it said what
@@ -24,5 +24,5 @@ class Checked:
     version: str = ""
 
 
-Check = Callable[[str, str], Awaitable[Checked]]
+Check = Callable[[str, str], Coroutine[Any, Any, Checked]]
 """`await check(statement, proof)`: the statement is ours, and the proof alone is the model's."""
