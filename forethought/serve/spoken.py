@@ -18,6 +18,7 @@ class Spoken:
         self._stops = tuple(stops)
         self._marks = (OPEN, CLOSE, *self._stops)
         self._held, self._hidden, self._begun = "", hidden, False
+        self._blank = ""
         self.stopped = False
         """Has a stop string been met?"""
 
@@ -47,7 +48,7 @@ class Spoken:
         """What was held back and can be shown now that nothing more comes."""
         rest = "" if self._hidden or self.stopped else self._held
         self._held, self._hidden = "", False
-        return self._stripped(rest).rstrip()
+        return self._stripped(rest)
 
     def _open(self) -> int:
         """How many characters at the end may be the beginning of a mark."""
@@ -59,11 +60,9 @@ class Spoken:
 
     def _stripped(self, shown: str) -> str:
         """Without blanks at the beginning; those at the end wait for what follows them."""
-        if not self._begun:
-            shown = shown.lstrip()
+        shown = self._blank + shown if self._begun else shown.lstrip()
         kept = shown.rstrip()
-        if not self.stopped:
-            self._held = shown[len(kept) :] + self._held
+        self._blank = shown[len(kept) :]
         self._begun = self._begun or bool(kept)
         return kept
 
