@@ -112,14 +112,14 @@ def test_random_values_are_a_thoughts_own_and_even() -> None:
     assert len(set(told)) == 401
 
 
-def test_controls_are_run_at_the_middle_budget_alone() -> None:
+def test_controls_are_run_at_the_largest_budget_alone() -> None:
     asked = Config(arms=("beam", "mcts, random"), grid=(100, 200, 300))
-    assert list(arms(asked)) == [("beam", 100), ("beam", 200), ("mcts, random", 200), ("beam", 300)]
+    assert list(arms(asked)) == [("beam", 100), ("beam", 200), ("beam", 300), ("mcts, random", 300)]
 
 
 @pytest.mark.parametrize("wrong", [{"tasks": ("chains",)}, {"arms": ("beams",)}])
 def test_what_the_lab_does_not_have_is_refused(wrong: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"'(chains|beams)' in this lab; there is (chain|beam), "):
+    with pytest.raises(ValueError, match=r"'(chains|beams)' in this lab; there is (planted|beam), "):
         equal_spend.main(replace(Config(out=str(tmp_path / "run")), **wrong))
     assert not (tmp_path / "run").exists()
 

@@ -5,8 +5,9 @@
 Snell et al. (arXiv 2408.03314, section 5): beam search is better than weighted best-of-n at small budgets, worse at
 large ones, and worse on easy problems. TSLLM (arXiv 2309.17179): MCTS pays where thoughts are deep and the value is
 good. For each task and seed: a small policy that has half learned its task, a process head trained on its own thoughts
-of other problems (`judged`), a value head on its frozen trunk, and every search under one grid of tokens. Controls:
-MCTS that follows random values.
+of training problems, a value head on its frozen trunk, and every search under one grid of tokens; the task `planted`
+has a policy of known errors and judges of known noise instead (`labs.planted`). Controls: MCTS that follows random
+values.
 
 The pre-registered shape: on long chains `beam` or `mcts` is above `weighted` at some budget by more than the interval
 of their paired difference, and the lead is largest on the hardest third; `mcts` led by random values, its answer chosen
@@ -18,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -30,6 +31,8 @@ import tyro
 from tqdm import tqdm
 
 from forethought.engines.open import open_engine
+from forethought.engines.scripted import Scripted
+from forethought.labs.planted import judge, policy
 from forethought.problems import Task, open_task
 from forethought.recipes import sft, verifier
 from forethought.recipes.run import write_config
@@ -49,6 +52,9 @@ from forethought.verify.open import open_verifier
 from forethought.verify.verdict import Verify
 
 BANK = "bank"
+NOISE = 1.2
+"""Of the planted judge, in logits: it tells a line's truth with an AUC of 0.96. The planted value head has twice the
+noise (0.81) and costs a token a verdict."""
 BASE = "weighted"
 """What the others are compared with: whole thoughts by the same judge."""
 
@@ -59,7 +65,7 @@ class Asked:
 
     problems: str
     steps: int
-    """Optimizer steps of 32 worked examples: as many as leave the policy half taught."""
+    """Optimizer steps of 32 worked examples: as many as leave the policy half taught; 0 for a planted policy."""
     max_tokens: int
     """Of a whole thought."""
     step_tokens: int
@@ -67,6 +73,7 @@ class Asked:
 
 
 TASKS = {
+    "planted": Asked("chain:steps=8,modulus=7", 0, 160, 24),
     "chain": Asked("chain:steps=8,modulus=7", 160, 160, 24),
     "addition": Asked("addition:digits=6", 160, 160, 24),
 }
@@ -83,7 +90,7 @@ class Arm:
     whole: bool = False
     """Does it draw whole thoughts, rather than steps?"""
     once: bool = False
-    """Run it at the middle budget alone: a control, or what this policy was never taught (to revise, to wait)."""
+    """Run it at the largest budget alone: a control, or what this policy was never taught (to revise, to wait)."""
 
 
 WEIGHTED = (("choose", weighted),)
@@ -92,6 +99,7 @@ ARMS = {
     "dvts": Arm("dvts"),
     "lookahead": Arm("lookahead", once=True),
     "mcts": Arm("mcts", knobs=WEIGHTED),
+    "mcts, highest": Arm("mcts", knobs=(("choose", highest),)),
     "particle": Arm("particle", knobs=WEIGHTED),
     "revise": Arm("revise", whole=True, knobs=WEIGHTED, once=True),
     "mix": Arm("mix", whole=True, knobs=WEIGHTED, once=True),
@@ -119,16 +127,16 @@ class Config:
     """Tasks, seeds and size of the lab."""
 
     tasks: tuple[str, ...] = tuple(TASKS)
-    """chain, addition."""
+    """planted, chain, addition."""
     arms: tuple[str, ...] = tuple(ARMS)
     """Searches that are run; votes and best-of-n are replayed from the bank in any case."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Each has a policy, verifiers and test problems of its own."""
     grid: tuple[int, ...] = (512, 1024, 2048)
     """Budgets a problem."""
-    problems: int = 40
+    problems: int = 60
     """Of each task and seed, that nothing was trained or chosen on."""
-    k: int = 24
+    k: int = 32
     """Thoughts of each in the bank."""
     out: str = "runs/equal-spend"
     """Where the runs go; those that are there already are gone on with."""
@@ -175,9 +183,12 @@ def recipe_of(run: sft.Config | verifier.Config) -> str:
 
 
 def plan(config: Config, task: str, seed: int) -> list[sft.Config | verifier.Config]:
-    """The policy, and the two heads that are trained on its own thoughts of training problems."""
+    """The policy, and the heads that are trained on its own thoughts of training problems; a value head where an arm
+    has one."""
     asked, place = TASKS[task], place_of(config, task, seed)
-    policy = sft.Config(
+    if not asked.steps:
+        return []
+    taught = sft.Config(
         problems=asked.problems,
         examples=6000,
         batch=32,
@@ -192,13 +203,13 @@ def plan(config: Config, task: str, seed: int) -> list[sft.Config | verifier.Con
         out=str(place / "policy"),
     )
     process = verifier.Config(
-        model=policy.out,
+        model=taught.out,
         problems=asked.problems,
         kind="process",
-        examples=160,
+        examples=256,
         samples=8,
         batch=32,
-        steps=80,
+        steps=200,
         lr=1e-3,
         seed=seed + 1000,
         eval_problems=32,
@@ -206,8 +217,8 @@ def plan(config: Config, task: str, seed: int) -> list[sft.Config | verifier.Con
         max_tokens=asked.max_tokens,
         out=str(place / "process"),
     )
-    value = replace(process, kind="value", freeze=True, store=process.out, lr=3e-3, steps=60, out=str(place / "value"))
-    return [policy, process, value]
+    value = replace(process, kind="value", freeze=True, store=process.out, lr=3e-3, steps=100, out=str(place / "value"))
+    return [taught, process, *([value] if "value" in {ARMS[name].judge for name in config.arms} else [])]
 
 
 async def random_value(messages: Messages, steps: tuple[Step, ...]) -> Verdict:
@@ -221,19 +232,15 @@ async def measure(config: Config, task: str, seed: int) -> None:
     asked, place = TASKS[task], place_of(config, task, seed)
     opened = open_task(asked.problems)
     problems = opened.load("test", count=config.problems, seed=seed)
+    drawn = {row["problem"] for row in read(place / "bank.jsonl")}
+    undrawn = [problem for problem in problems if problem.id not in drawn]
     left = {arm: todo for arm in arms(config) if (todo := _left(place, problems, *arm))}
-    if bank_of(config, task, seed) and not left:
+    if not undrawn and not left:
         return
-    engine = open_engine(str(place / "policy"))
-    process = open_verifier(str(place / "process"))
-    judges: dict[str, Verify | None] = {
-        "process": process,
-        "value": open_verifier(str(place / "value"), engine),
-        "random": random_value,
-        "none": None,
-    }
-    if not bank_of(config, task, seed):
-        await _fill(place, opened, problems, engine, process, Sampling(asked.max_tokens, seed=seed), config.k)
+    place.mkdir(parents=True, exist_ok=True)
+    engine, judges = players(place, {"process", *(ARMS[name].judge for name, _ in left)}, planted=not asked.steps)
+    if undrawn:
+        await _fill(place, opened, undrawn, engine, judges["process"], Sampling(asked.max_tokens, seed=seed), config.k)
     bank = bank_of(config, task, seed)
     price, judged_price, dearest = prices(bank)
     prompt = max(drawn.prompt for drawn in bank)
@@ -262,11 +269,29 @@ async def measure(config: Config, task: str, seed: int) -> None:
                     bar.update()
 
 
+def players(place: Path, kinds: Collection[str], *, planted: bool) -> tuple[Engine, dict[str, Verify | None]]:
+    """The policy and the judges: those that were trained, or those that were planted."""
+    judges: dict[str, Verify | None] = {"random": random_value, "none": None}
+    if planted:
+        return Scripted(policy, "planted"), {**judges, "process": judge(NOISE), "value": judge(2 * NOISE, 1)}
+    engine = open_engine(str(place / "policy"))
+    judges["process"] = open_verifier(str(place / "process"))
+    if "value" in kinds:
+        judges["value"] = open_verifier(str(place / "value"), engine)
+    return engine, judges
+
+
 async def _fill(
-    place: Path, opened: Task, problems: Sequence[Problem], engine: Engine, judge: Verify, sampling: Sampling, k: int
+    place: Path,
+    opened: Task,
+    problems: Sequence[Problem],
+    engine: Engine,
+    verify: Verify | None,
+    sampling: Sampling,
+    k: int,
 ) -> None:
     """Draw, grade and judge the bank; where it is cut off, all of it is drawn again, and kept once."""
-    stream = fill(problems, engine, n=k, grade=opened.grade, verify=judge, sampling=sampling)
+    stream = fill(problems, engine, n=k, grade=opened.grade, verify=verify, sampling=sampling)
     told = []
     with open_store(place / "store").writer(BANK) as writer:
         async with aclosing(stream) as groups:
@@ -278,8 +303,8 @@ async def _fill(
 
 def arms(config: Config) -> Iterator[tuple[str, int]]:
     """What is run: an arm at a budget."""
-    middle = config.grid[len(config.grid) // 2]
-    return ((name, budget) for budget in config.grid for name in config.arms if budget == middle or not ARMS[name].once)
+    most = max(config.grid)
+    return ((name, budget) for budget in config.grid for name in config.arms if budget == most or not ARMS[name].once)
 
 
 def _left(place: Path, problems: Sequence[Problem], name: str, budget: int) -> list[Problem]:

@@ -52,11 +52,14 @@ def _beams(n: int) -> dict[str, Any]:
     return {"n": n // branch * branch, "branch": branch}
 
 
+_DEEP: dict[str, Any] = {"exploration": 0.1, "unvisited": 0.0, "at_once": 1}
+"""Of MCTS under a budget of a few thoughts: as it explores by default, it comes to the end of none."""
+
 _KNOBS: dict[str, Callable[[int, int], dict[str, Any]]] = {
     "beam": lambda n, tokens: _beams(n),
     "dvts": lambda n, tokens: _beams(n),
     "lookahead": lambda n, tokens: {**_beams(max(1, n // (LOOKAHEAD + 1))), "k": LOOKAHEAD},
-    "mcts": lambda n, tokens: {"simulations": 64 * n, "branch": min(4, n)},
+    "mcts": lambda n, tokens: {"simulations": 64 * n, "branch": min(4, n), **_DEEP},
     "particle": lambda n, tokens: {"n": n},
     "revise": lambda n, tokens: {"n": n},
     "mix": lambda n, tokens: {"n": math.isqrt(n), "depth": n // math.isqrt(n)},
