@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -119,8 +120,8 @@ def tiny(out: Path) -> coverage.Config:
         steps=2,
         examples=40,
         levels=(2, 3),
-        problems=4,
-        samples=6,
+        problems=2,
+        samples=4,
         fitted=2,
         out=str(out / "coverage"),
     )
@@ -143,7 +144,7 @@ def test_a_tiny_run_is_gone_on_with_and_other_settings_are_refused(
     coverage.main(config)
     assert capsys.readouterr().out.endswith(said[said.index("seed 0, 2 steps") :])
     with pytest.raises(ValueError, match="problems was 2"):
-        coverage.main(coverage.replace(config, problems=3))
+        coverage.main(replace(config, problems=3))
 
 
 def test_an_allocation_is_drawn_judged_and_told(
