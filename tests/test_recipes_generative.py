@@ -215,7 +215,8 @@ def test_a_run_leaves_a_verifier_and_one_that_was_killed_goes_on_to_the_bit(
     ours, theirs = (load_file(next(run.glob("checkpoints/*3/model.safetensors"))) for run in (whole, tmp_path / "part"))
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
     (trace, *_) = open_store(drawn).traces(limit=1)
-    (scored,) = verifier.score([trace], open_verifier(f"{kind}:{whole}", dtype="fp32"), "v")
+    options: dict[str, Any] = {} if kind == "generative" else {"k": 2, "sampling": Sampling(24, seed=0)}
+    (scored,) = verifier.score([trace], open_verifier(f"{kind}:{whole}", dtype="fp32", **options), "v")
     assert 0 < (scored.verdicts["v"].score or 0) < 1
 
 

@@ -152,6 +152,7 @@ def arm_of(config: Config, seed: int, arm: str, base: Path) -> verifier.Config |
         kind="chain_of_thought" if arm.startswith("critique") else "generative",
         solve=1 / 3 if arm.endswith("+") else 0.0,
         k=max(config.votes),
+        critique_tokens=160,  # one of 6 words has 145; with the longest prompt and a forced question it still fits
     )
 
 
