@@ -5,13 +5,13 @@ PYTHON ?= python3
 VENV ?= .venv$(patsubst %,-%,$(filter-out python3,$(notdir $(PYTHON))))
 WORKERS ?= 2
 ARGS ?=
-BENCH ?= sampling grpo_vs_trl tree_training beam_prm search_vs_peers
+BENCH ?= sampling grpo_vs_trl tree_training beam_prm search_vs_peers sandbox
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo setup test test-slow lint format bench clean
+.PHONY: help demo jail setup test test-slow lint format bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -24,12 +24,15 @@ help:
 	@echo "make setup      only make $(VENV) and install into it"
 	@echo "make clean      remove environments and caches"
 
-demo: $(VENV)/.installed-local
+demo: jail $(VENV)/.installed-local
 	$(BIN)/forethought demo $(ARGS)
 
 setup: $(VENV)/.installed-dev
 
-test: lint
+jail:
+	@command -v bwrap >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && timeout 300 apt-get install -y -qq bubblewrap >/dev/null 2>&1; } || echo "bubblewrap is missing (apt install bubblewrap): programs that a model writes are not run here, and their tests are skipped" >&2
+
+test: jail lint
 	$(PYTEST) -n $(WORKERS) $(ARGS)
 
 test-slow: $(VENV)/.installed-dev

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,16 +23,15 @@ from forethought.problems.sandbox.run import Ran, Run
 SHORT = Limits(seconds=0.3)
 
 
-def pool(program: str, stdin: bytes = b"", limits: Limits = SHORT) -> Ran:
-    servers = bwrap.Pool(1)
-    try:
-        return servers.run(program, stdin, limits)
-    finally:
-        servers.close()
-
-
-FORMS: dict[str, Run] = {"once": bwrap.run, "pool": pool}
+SERVERS = bwrap.Pool(1)
+FORMS: dict[str, Run] = {"once": bwrap.run, "pool": SERVERS.run}
 forms = pytest.mark.parametrize("run", FORMS.values(), ids=FORMS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def servers_end() -> Iterator[None]:
+    yield
+    SERVERS.close()
 
 
 def attacked(form: str) -> list[list[str]]:
@@ -146,7 +146,7 @@ def test_a_program_is_bytes_to_us_whatever_it_holds(run: Run) -> None:
 def test_a_program_cannot_pass_its_end_for_somebody_elses() -> None:
     """Only a signal from outside is a lost run, which nobody is blamed for."""
     for source in ("import os; os.kill(os.getpid(), 9)", "import os; os._exit(137)", "import os; os.abort()"):
-        assert pool(source, b"", Limits(seconds=20)).status == "ended"
+        assert SERVERS.run(source, b"", Limits(seconds=20)).status == "ended"
 
 
 def below(pid: int) -> list[int]:

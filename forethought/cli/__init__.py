@@ -22,6 +22,7 @@ COMMANDS = {
     "serve": ("serve", "serve models that think before they answer, over OpenAI's API"),
     "report": ("report", "write a run's report again from what it measured"),
     "models": ("models", "which models there are, and how to name any other"),
+    "sandbox": ("sandbox", "try out what encloses the programs that a model writes: doctor"),
     "store": ("store", "look into the traces that a run kept: ls, show, tree, export"),
 }
 """Command to (module here, what it does). Each module has a function of the command's own name, words in, exit out."""

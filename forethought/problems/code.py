@@ -13,7 +13,6 @@ from __future__ import annotations
 import ast
 import asyncio
 import builtins
-import doctest
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -216,16 +215,15 @@ def _defined(source: str) -> list[str]:
 
 
 def _examples(text: str) -> list[str]:
-    """What a question shows, as assertions: doctest's examples with a literal for a value, and lines that assert."""
+    """What a question shows, as assertions: `>>>` lines with a literal for a value, and lines that assert."""
     found = []
-    for example in doctest.DocTestParser().get_examples(text):
-        source, wanted = example.source.strip(), example.want.strip()
+    for source, wanted in re.findall(r"^[ \t]*>>> (.+)\n[ \t]*(.+)$", text, re.MULTILINE):
         try:
-            ast.literal_eval(wanted)
+            ast.literal_eval(wanted.strip())
             ast.parse(source, mode="eval")
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             continue
-        found.append(f"assert {source} == {wanted}")
+        found.append(f"assert {source} == {wanted.strip()}")
     for line in re.findall(r"^[ \t]*(assert .+)$", text, re.MULTILINE):
         try:
             ast.parse(line)

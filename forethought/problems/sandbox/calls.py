@@ -58,8 +58,10 @@ for _name in (
 
 def encode(value: Any) -> Any:
     """A value as JSON: a plain one whole, of an iterator its items, of any other object only what it is called."""
-    if value is None or isinstance(value, (bool, Pending)):
-        return value.call if isinstance(value, Pending) else value
+    if isinstance(value, (Pending, Opaque)):
+        return value.call
+    if value is None or isinstance(value, bool):
+        return value
     if isinstance(value, str):
         return str.__str__(value)
     if isinstance(value, int):
@@ -90,10 +92,14 @@ def encode(value: Any) -> Any:
 
 
 class Opaque:
-    """A value that is not plain: all that is known of it outside is its type's name, and whether it counts as true."""
+    """A value that is not plain: all that is known of it outside is its type's name, and whether it counts as true.
+
+    As the argument of another call it stands for the call that it came from, which is made again.
+    """
 
     def __init__(self, name: str, true: bool) -> None:
         self.name, self.true = name, true
+        self.call: Any = None
 
     def __bool__(self) -> bool:
         return self.true
@@ -231,7 +237,10 @@ class Examiner:
             if key not in self.answers:
                 self.calls[key] = call
                 return Pending({"call": call})
-            return self.value(self.answers[key])
+            value = self.value(self.answers[key])
+            if isinstance(value, Opaque):
+                value.call = {"call": call}
+            return value
 
         return function
 

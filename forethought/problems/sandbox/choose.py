@@ -6,29 +6,41 @@ import functools
 import os
 from collections.abc import Callable
 
-from forethought.problems.sandbox import bwrap
+from forethought.problems.sandbox import bwrap, remote
 from forethought.problems.sandbox.run import Sandbox, SandboxUnavailable
 
 VARIABLE = "FORETHOUGHT_SANDBOX"
 """The environment variable that names one."""
 HERE: dict[str, Callable[[], Sandbox]] = {"bwrap-pool": bwrap.pool, "bwrap": bwrap.once}
+"""What `auto` tries, in this order."""
+UNSAFE = "unsafe-no-sandbox"
 
 
 def open_sandbox(spec: str = "auto") -> Sandbox:
     """The sandbox a spec names; `auto` takes the first of those of this machine that works.
 
-    Raises `ValueError` for an unknown spec, and `SandboxUnavailable`, with what would help, where it does not work.
+    `fusion:URL` and `docker:IMAGE` are never taken unasked; nor is `unsafe-no-sandbox`, which encloses nothing. Raises
+    `ValueError` for an unknown spec, and `SandboxUnavailable`, with what would help, where it does not work.
     """
+    name, _, rest = spec.partition(":")
+    if name in remote.REMOTES:
+        return remote.REMOTES[name](rest)
+    if spec == UNSAFE:
+        return remote.unsafe()
+    if spec != "auto" and spec not in HERE:
+        known = ["auto", *HERE, *(f"{each}:..." for each in remote.REMOTES), UNSAFE]
+        raise ValueError(f"there is no sandbox {spec!r}; there is {', '.join(known)}")
     refused = []
-    for name, opens in HERE.items():
-        if spec in ("auto", name):
+    for each, opens in HERE.items():
+        if spec in ("auto", each):
             try:
                 return opens()
             except SandboxUnavailable as reason:
-                refused.append(f"{name}: {reason}")
-    if not refused:
-        raise ValueError(f"there is no sandbox {spec!r}; there is auto, {', '.join(HERE)}")
-    raise SandboxUnavailable("; ".join(refused))
+                refused.append(f"{each}: {reason}")
+    raise SandboxUnavailable(
+        f"no program can be run safely here. {'; '.join(refused)}. {VARIABLE} may name another sandbox (fusion:URL, "
+        f"docker:IMAGE), or, if what runs here is yours and you accept it, {UNSAFE}"
+    )
 
 
 @functools.cache

@@ -18,7 +18,7 @@ Status = Literal["ended", "time", "output", "lost"]
 ran it died under it, and nothing can be said of the program."""
 
 
-class SandboxUnavailable(RuntimeError):  # noqa: N818 - the name says what is the case
+class SandboxUnavailable(OSError):  # noqa: N818 - the name says what is the case
     """No way of running foreign code safely works on this machine; the message has the fix."""
 
 
