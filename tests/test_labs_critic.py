@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from forethought.labs import critic as lab
+from forethought.labs.runs import kept
+from forethought.recipes import critic
 from forethought.recipes.run import write_config
 from forethought.types import Step
 
@@ -82,13 +84,13 @@ def test_a_small_run_goes_from_policy_to_table_and_measures_once(
         return sum(map(ord, critique)) % 5 / 4
 
     arms = {"single": {"n": 1, "rounds": 0}, "best of 28": {"n": 3, "rounds": 0}, "forced 28": {"n": 1, "rounds": 2}}
-    monkeypatch.setattr(lab.critic, "quality", some)
+    monkeypatch.setattr(critic, "quality", some)
     monkeypatch.setattr(lab, "ARMS", arms)
     lab.main(small(tmp_path))
     first = capsys.readouterr().out
     found = {folder.name for folder in tmp_path.iterdir()}
     assert found == {"policy-0", "critic-0", "reward-0", "critiques-0.json"}
-    rows = lab.kept(tmp_path / "critiques-0.json", {"solutions": 4, "temperature": 1.3}, dict)
+    rows = kept(tmp_path / "critiques-0.json", {"solutions": 4, "temperature": 1.3}, dict)
     assert len(rows) == 4
     assert all(len(one["arms"]["best of 28"]["pool"]) == 3 for one in rows)
     assert all(len(one["arms"]["forced 28"]["pool"]) == 2 for one in rows)
