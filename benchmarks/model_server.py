@@ -45,12 +45,16 @@ class Config:
     """A process verifier's run, over a model of its own."""
     latency: float = 0.0
     """Milliseconds that every call waits before it is looked at, as on a hosted server."""
+    heat: float = 1.0
+    """Draws are at so many times the temperature that is asked for."""
     port: int = 0
     """0 is any free one."""
 
     def __post_init__(self) -> None:
         if not self.latency >= 0:
             raise ValueError(f"latency is {self.latency}; it is in milliseconds, 0 or more")
+        if not self.heat > 0:
+            raise ValueError(f"heat is {self.heat}; it multiplies temperatures and must be above 0")
 
 
 @dataclass
@@ -93,8 +97,9 @@ class Server:
     `forget` empties their prefix caches: whoever comes after a reset finds nothing that another has computed.
     """
 
-    def __init__(self, engine: LocalEngine, judge: Verify, latency: float, forget: Callable[[], None]) -> None:
-        self._engine, self._judge, self._latency, self._forget = engine, judge, latency / 1000, forget
+    def __init__(self, engine: LocalEngine, judge: Verify, config: Config, forget: Callable[[], None]) -> None:
+        self._engine, self._judge, self._forget = engine, judge, forget
+        self._latency, self._heat = config.latency / 1000, config.heat
         self._stats = Stats()
 
     def app(self) -> web.Application:
@@ -123,8 +128,9 @@ class Server:
         return handler
 
     async def _chat(self, asked: dict[str, Any]) -> dict[str, Any]:
-        # As chat templates do, an empty system turn is left out.
-        turns = [Message(role=turn["role"], content=turn["content"]) for turn in asked["messages"] if turn["content"]]
+        turns = [Message(role=turn["role"], content=turn["content"]) for turn in asked["messages"]]
+        # As chat templates do: an empty system turn is left out.
+        turns = [turn for turn in turns if turn["content"] or turn["role"] != "system"]
         if turns[-1]["content"] == RATE:
             return await self._rate(turns)
         goes_on = bool(asked.get("continue_final_message"))
@@ -134,7 +140,7 @@ class Server:
         stop = asked.get("stop") or ()
         sampling = Sampling(
             max_tokens=asked.get("max_completion_tokens") or asked.get("max_tokens") or 256,
-            temperature=1.0 if asked.get("temperature") is None else asked["temperature"],
+            temperature=self._heat * (1.0 if asked.get("temperature") is None else asked["temperature"]),
             top_p=1.0 if asked.get("top_p") is None else asked["top_p"],
             stop=(stop,) if isinstance(stop, str) else tuple(stop),
         )
@@ -219,7 +225,7 @@ def opened(config: Config) -> Server:
         engine.update(model, 0)
         scorer.update(trunk, 0)
 
-    return Server(engine, open_verifier(config.scorer, scorer), config.latency, forget)
+    return Server(engine, open_verifier(config.scorer, scorer, aggregate="mean"), config, forget)
 
 
 async def serve(config: Config) -> None:

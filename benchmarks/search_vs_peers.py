@@ -28,7 +28,7 @@ from typing import Any
 import aiohttp
 import torch
 import tyro
-from peers.driver import Round
+from peers.driver import MAX_TOKENS, Round
 from race import Race, header, machine, row, verdict
 
 from forethought.engines.models import cache_folder
@@ -37,7 +37,10 @@ from forethought.recipes import sft, verifier
 from forethought.types import Problem, Step, Trace
 
 HERE = Path(__file__).parent
-TASK = "chain:steps=4,modulus=7"
+TASK = "chain:steps=2,modulus=5"
+HEAT = 1.7
+"""The server draws at so many times the temperature that it is asked for: at 1 the model is right too often for a
+search to matter, and optillm asks for 1 whatever it is told."""
 LIMIT = 900.0
 """Seconds after which a contestant that has not answered a round is given up."""
 WARM = 2
@@ -177,7 +180,7 @@ def set_up(venvs: Path) -> None:
 
 
 def trained(folder: Path) -> tuple[Path, Path]:
-    """The policy and its process reward model, in some two minutes where they are not there."""
+    """The policy and its process reward model, in some minutes where they are not there."""
     policy, scorer = folder / "policy", folder / "scorer"
     if not policy.exists():
         part = fresh(policy)
@@ -185,11 +188,12 @@ def trained(folder: Path) -> tuple[Path, Path]:
             sft.Config(
                 model="tiny",
                 problems=TASK,
-                examples=4800,
+                examples=4000,
                 batch=32,
-                steps=150,
-                lr=2e-3,
-                width=128,
+                steps=700,
+                lr=3e-3,
+                layers=2,
+                width=64,
                 eval_problems=0,
                 out=str(part),
             )
@@ -202,11 +206,11 @@ def trained(folder: Path) -> tuple[Path, Path]:
                 model=str(policy),
                 problems=TASK,
                 kind="process",
-                examples=500,
+                max_tokens=MAX_TOKENS,
+                eval_temperature=HEAT,
                 batch=32,
-                steps=150,
+                steps=200,
                 lr=1e-3,
-                eval_problems=0,
                 out=str(part),
             )
         )
@@ -229,8 +233,18 @@ async def measured(config: Config, peers: Mapping[str, Path], policy: Path, scor
     figures = []
     async with AsyncExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        weights = ("--model", str(policy), "--scorer", str(scorer), "--latency", str(config.latency))
-        server = await stack.enter_async_context(child("server", Path(sys.executable), "model_server", logs, *weights))
+        weights = (
+            "--model",
+            str(policy),
+            "--scorer",
+            str(scorer),
+            "--heat",
+            str(HEAT),
+            "--latency",
+            str(config.latency),
+        )
+        knobs = (*weights, "--heat", str(HEAT), "--latency", str(config.latency))
+        server = await stack.enter_async_context(child("server", Path(sys.executable), "model_server", logs, *knobs))
         url = (await server.hear())["url"]
         pythons = {"forethought": Path(sys.executable), **peers}
         children = {

@@ -43,7 +43,7 @@ async def serving(latency: float = 0.0) -> AsyncIterator[aiohttp.ClientSession]:
     def forget() -> None:
         engine._loop.tree.clear()
 
-    runner = web.AppRunner(Server(engine, judge, latency, forget).app())
+    runner = web.AppRunner(Server(engine, judge, Config("", "", latency), forget).app())
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     try:

@@ -18,7 +18,7 @@ N = 8
 """Thoughts of best-of-n."""
 WIDTH, BRANCH, ROUNDS = 4, 4, 12
 """Paths that a beam keeps, next steps of each, and most steps of a thought."""
-MAX_TOKENS, STEP_TOKENS = 96, 32
+MAX_TOKENS, STEP_TOKENS = 48, 24
 """Of a whole thought, and of one step."""
 MARK = "\n"
 """Ends a step."""
