@@ -358,6 +358,7 @@ def one_wrong_token(program: str, function: str) -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 @needs_jail
 @pytest.mark.parametrize("name", ["humaneval", "mbpp"])
 def test_reference_programs_pass_and_their_damaged_copies_fail(name: str, sandbox: Sandbox) -> None:

@@ -209,7 +209,9 @@ class Pool:
         return Ran("lost", None, b"", b"", time.monotonic() - began, note)
 
     def close(self) -> None:
-        """End the servers at rest; the next program starts new ones."""
+        """End the servers at rest; the next program starts new ones. A forked child leaves its parent's alone."""
+        if os.getpid() != self.owner:
+            return
         with self.lock:
             for server in self.idle:
                 server.kill()
