@@ -131,4 +131,4 @@ def test_a_run_with_other_settings_is_refused_before_anything_runs(tmp_path: Pat
     with pytest.raises(ValueError, match="begun with other settings: steps was 7"):
         equal_spend.main(asked)
     assert [folder.name for folder in tmp_path.iterdir()] == ["addition-2"]
-    assert (process.model, value.model) == (policy.out, policy.out)  # type: ignore[union-attr]  # both are verifiers
+    assert (process.model, value.model) == (policy.out, policy.out)

@@ -115,6 +115,8 @@ REPLAYED = ("majority", "adaptive-consistency", "best-of-n", BASE)
 AGAINST = {
     "beam, value": "weighted, value",
     "mcts, value": "weighted, value",
+    "weighted, value": "weighted, value",
+    "best-of-n, random": "best-of-n, random",
     "mcts, random": "best-of-n, random",
     "mcts, random, vote": "majority",
 }
