@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -108,6 +109,19 @@ def test_what_failed_is_left_out_and_all_failed_is_no_score() -> None:
     (none,) = ask(chain_of_thought(Judge(always(OSError("gone"))), k=4), THOUGHT)
     assert (none.score, none.parts) == (None, {})
     assert "none of 4 critiques could be read: OSError: gone" in none.note
+
+
+def test_a_critique_that_leaves_no_room_for_the_question_is_left_out() -> None:
+    class Small(Judge):
+        async def logprobs(self, messages: Messages, steps: Sequence[Step]) -> tuple[tuple[float, ...], ...]:
+            if "on and on" in steps[0].text:
+                raise ValueError("the prompt and prefix take 300 tokens and tiny holds 256")
+            return await super().logprobs(messages, steps)
+
+    judge = Small(["fine", "on and on", "fine"], belief=lambda text: 0.8)
+    (verdict,) = ask(chain_of_thought(judge, k=3, sampling=Sampling(max_tokens=50, seed=0)), RIGHT)
+    assert verdict.score == pytest.approx(0.8)
+    assert len(verdict.parts) == 2
 
 
 @pytest.mark.parametrize("belief", [math.nan, math.inf])

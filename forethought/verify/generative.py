@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 from forethought.thought.tokens import plain
 from forethought.types import Engine, Messages, Sampling, Step, Verdict, user
-from forethought.verify.verdict import Verify, drawn, judged, sigmoid
+from forethought.verify.verdict import Verify, drawn, judged, sigmoid, too_long
 from forethought.verify.vote import answer_of
 
 Read = Literal["logprobs", "words"]
@@ -145,7 +145,10 @@ async def _critique(engine: Engine, prompt: Messages, sampling: Sampling, read: 
     if not critique.text.endswith(QUESTION):
         # It ended, or was cut, before the question: the question is ours, and an end token must not stand before it.
         prefix = (Step(f"{critique.text.rstrip()}\n{VERIFICATION}", sampled=False),)
-    verdict = await ask(engine, prompt, prefix, words=CRITIQUE_WORDS)
+    try:
+        verdict = await ask(engine, prompt, prefix, words=CRITIQUE_WORDS)
+    except ValueError as fault:  # a critique that went on to the context's end leaves no room for the question
+        return Verdict(None, note=too_long(fault), cost=cost)
     note = critique.text.removesuffix(QUESTION).rstrip().removesuffix("Verification:").strip()
     return replace(verdict, note=note, cost=cost + verdict.cost)
 

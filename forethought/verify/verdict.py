@@ -45,9 +45,7 @@ def judged(judge: Verify, *, answer: Callable[[str], str | None] = answer_of) ->
             except ConnectionError as fault:
                 verdict = Verdict(None, note=f"the judge cannot be reached: {fault}")
             except ValueError as fault:
-                if not _TOO_LONG.search(str(fault)):
-                    raise
-                verdict = Verdict(None, note=f"too long for the judge: {fault}")
+                verdict = Verdict(None, note=too_long(fault))
         note = verdict.note
         if verdict.score is not None and not math.isfinite(verdict.score):
             note = f"the judge's score is {verdict.score}"
@@ -61,6 +59,13 @@ def judged(judge: Verify, *, answer: Callable[[str], str | None] = answer_of) ->
         )
 
     return verify
+
+
+def too_long(fault: ValueError) -> str:
+    """The note of a verdict that the judge's context had no room for; any other fault is raised again."""
+    if not _TOO_LONG.search(str(fault)):
+        raise fault
+    return f"too long for the judge: {fault}"
 
 
 @dataclass(frozen=True, slots=True)
