@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import random
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -97,7 +98,7 @@ def test_two_hundred_thoughts_leak_nothing_anywhere(caplog: pytest.LogCaptureFix
     fails behind its thought."""
     caplog.set_level(logging.INFO)
     caplog.set_level(logging.WARNING, "httpx")
-    spellings = [
+    spellings: list[Callable[[str, str], str]] = [
         lambda notes, secret: notes,
         lambda notes, secret: f"The secret is {secret}.",
         lambda notes, secret: " ".join(secret),

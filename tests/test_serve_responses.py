@@ -85,7 +85,7 @@ def test_the_clients_own_accumulator_takes_the_stream(running: Running) -> None:
 
 def test_the_tree_is_told_as_it_grows() -> None:
     with server(served(Talking(thinker()), thought_tokens=64)) as there:
-        stream = there.client.responses.create(model="small:majority", input="?", stream=True)
+        stream: Any = there.client.responses.create(model="small:majority", input="?", stream=True)
         grown: list[Any] = [event for event in stream if event.type == "forethought.search.grown"]
     assert [(event.node, event.parent, event.depth) for event in grown] == [(n, 0, 1) for n in range(1, 5)]
     assert grown[-1].tokens == 4 * len(f"{THOUGHT}\nIt is 4.")
@@ -125,7 +125,7 @@ def test_a_stateless_client_carries_the_thought_and_cannot_read_it(sealing: Path
         asked: list[Any] = [{"role": "user", "content": "2 + 2 = ?"}]
         include: Any = ["reasoning.encrypted_content"]
         made = there.client.responses.create(model="small", input=asked, include=include, store=False)
-        items = [item.model_dump(exclude_none=True) for item in made.output]
+        items: list[Any] = [item.model_dump(exclude_none=True) for item in made.output]
         sealed = items[0]["encrypted_content"]
         assert b"two and two" not in base64.urlsafe_b64decode(sealed)
         there.client.responses.create(model="small", input=[*asked, *items, {"role": "user", "content": "Sure?"}])
@@ -182,10 +182,12 @@ def test_what_is_wrong_is_named(running: Running, given: Any, code: str, param: 
 
 def test_without_a_store_or_a_key_what_needs_one_is_refused() -> None:
     with server(served(Talking(thinker()))) as there:
-        assert there.client.responses.create(model="small", input="?").store is False
-        for given in ({"background": True}, {"store": True}, {"previous_response_id": "resp_x"}):
+        made: Any = there.client.responses.create(model="small", input="?")
+        assert made.store is False
+        needs: list[dict[str, Any]] = [{"background": True}, {"store": True}, {"previous_response_id": "resp_x"}]
+        for given in needs:
             with pytest.raises(openai.BadRequestError, match="stores no responses"):
-                there.client.responses.create(model="small", input="?", **given)  # type: ignore[call-overload]  # one of three
+                there.client.responses.create(model="small", input="?", **given)
         with pytest.raises(openai.BadRequestError, match="no key"):
             there.client.responses.create(model="small", input="?", include=["reasoning.encrypted_content"])
 
@@ -249,7 +251,9 @@ def test_summaries_are_made_while_it_thinks() -> None:
     engine = Talking(script)
     engine.pause = 0.0005
     with server(served(engine, efforts={"low": 4000})) as there:
-        stream = there.client.responses.create(model="small", input="?", reasoning={"summary": "detailed"}, stream=True)
+        stream: Any = there.client.responses.create(
+            model="small", input="?", reasoning={"summary": "detailed"}, stream=True
+        )
         kinds = [event.type for event in stream]
     first = kinds.index("response.reasoning_summary_text.delta")
     assert first < kinds.index("forethought.search.grown"), "nothing was said before the thought was whole"
