@@ -20,7 +20,7 @@ from forethought.types import Problem, Sampling, Step, Trace, Verdict, user
 SMALL = step_labels.Config(
     seeds=(3,), steps=1, modulus=3, layers=1, width=32, cold_examples=64, cold_steps=60, cold_batch=8, cold_lr=1e-2,
     weak_steps=50, strong_steps=1, max_tokens=40, examples=8, samples=4, verifier_steps=2, problems=2,
-    bank=4, labelled=2, thoughts=2, drawn=2, searched=2, ks=(1, 2), lengths=(2, 4, 8), scripted=4, reliability=0.7,
+    bank=4, labelled=2, thoughts=2, drawn=2, searched=2, ks=(1, 2), lengths=(2, 4, 8), scripted=4, reliability=(0.7,),
 )  # fmt: skip
 """One link modulo 3, so that some thoughts of a model of a second's training are right."""
 
@@ -122,7 +122,7 @@ def test_the_lab_goes_on_where_it_was_killed_and_prints_the_same_tables_again(
         monkeypatch.delattr(step_labels, name)  # nothing is drawn or judged again
     step_labels.main(asked)
     assert capsys.readouterr().out.partition("2 problems, 4 thoughts each")[2] == tables
-    assert "scripted completer, 4 steps" in tables
+    assert "scripted completer, 0.7 a step, 8 steps" in tables
     with pytest.raises(ValueError, match="begun with other settings: bank was 4 and is 5"):
         step_labels.main(replace(asked, bank=5))
 
@@ -130,8 +130,8 @@ def test_the_lab_goes_on_where_it_was_killed_and_prints_the_same_tables_again(
 def test_what_is_asked_wrongly_is_refused() -> None:
     with pytest.raises(ValueError, match="weak_steps is 60; it must be from 1 to 59"):
         replace(SMALL, weak_steps=60)
-    with pytest.raises(ValueError, match="reliability is 1"):
-        replace(SMALL, reliability=1)
+    with pytest.raises(ValueError, match=r"reliability is \(0.9, 1.0\)"):
+        replace(SMALL, reliability=(0.9, 1.0))
     with pytest.raises(ValueError, match="at least one number"):
         replace(SMALL, ks=())
     with pytest.raises(ValueError, match="bank is 0"):

@@ -14,7 +14,7 @@ policy, one set of thoughts to learn from, and one bank of thoughts to choose am
 - OmegaPRM (arXiv 2406.06592, section 3.2): the first error of M steps in O(k log M) continuations, not O(k M). Shape:
   of the two fits a + b log2 M is the better one for the binary search, a + b M for the linear one.
 
-`docs/LOG.md` has what came of it.
+`docs/labs.md` has what came of it.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Config:
     """Problems whose thoughts the verifiers learn from."""
     samples: int = 8
     """Thoughts for each of them."""
-    verifier_steps: int = 120
+    verifier_steps: int = 600
     """Optimizer steps of each verifier, of 32 thoughts."""
     verifier_lr: float = 1e-3
     """Peak learning rate of each verifier."""
@@ -104,12 +104,12 @@ class Config:
     """Wrong thoughts of a bank whose first error is searched for."""
     ks: tuple[int, ...] = (1, 2, 4, 8, 16)
     """Continuations at each place of these searches."""
-    lengths: tuple[int, ...] = (4, 8, 16, 32, 64, 128)
-    """Steps of the scripted completer's thoughts."""
-    reliability: float = 0.98
-    """Its chance to do a step rightly."""
-    scripted: int = 200
-    """Its wrong thoughts of each length."""
+    lengths: tuple[int, ...] = (4, 8, 16, 32, 64)
+    """Steps of the scripted completers' thoughts."""
+    reliability: tuple[float, ...] = (0.995, 0.98)
+    """The chance of each of them to do a step rightly."""
+    scripted: int = 60
+    """Wrong thoughts of each length."""
     out: str = "runs/step-labels"
     """Where everything goes; what is there already is gone on with."""
 
@@ -117,8 +117,8 @@ class Config:
         at_least(self, 1, "samples", "problems", "bank", "labelled", "thoughts", "drawn", "searched", "scripted")
         if not 0 < self.weak_steps < self.cold_steps:
             raise ValueError(f"weak_steps is {self.weak_steps}; it must be from 1 to {self.cold_steps - 1}")
-        if not 0 < self.reliability < 1:
-            raise ValueError(f"reliability is {self.reliability}; it must be above 0 and below 1")
+        if not all(0 < chance < 1 for chance in self.reliability):
+            raise ValueError(f"reliability is {self.reliability}; each must be above 0 and below 1")
         if not self.seeds or not self.ks or not self.lengths:
             raise ValueError("seeds, ks and lengths each need at least one number")
 
@@ -339,29 +339,28 @@ def quality(config: Config) -> str:
 
 
 def errors(config: Config) -> str:
-    """What it takes to find a first error, by a scripted completer and by the policy."""
+    """What it takes to find a first error, by scripted completers and by the policy."""
     ks = sorted(config.ks)
-    scripted = [
-        one
-        for steps in config.lengths
-        for one in asyncio.run(first_error.scripted(steps, config.reliability, config.scripted, ks))
-    ]
-    own = [
+    k = min(ks, key=lambda k: abs(k - 8))
+    found = {
+        f"scripted completer, {chance:g} a step": [
+            one
+            for steps in config.lengths
+            for one in asyncio.run(first_error.scripted(steps, chance, config.scripted, ks))
+        ]
+        for chance in config.reliability
+    }
+    found["the policy"] = [
         Found(**row)
         for seed in config.seeds
         for row in json.loads((config.folder("searches", seed) / FOUND).read_text(encoding="utf-8"))
     ]
-    k, longest = min(ks, key=lambda k: abs(k - 8)), sorted(config.lengths)[len(config.lengths) // 2]
-    tables = [
-        f"scripted completer, {config.reliability:g} a step, k = {k}\n{first_error.by_length(scripted, k)}",
-        f"scripted completer, {longest} steps\n{first_error.by_k(scripted, longest)}",
-    ]
-    if own:
-        tables += [
-            f"the policy, k = {k}\n{first_error.by_length(own, k)}",
-            f"the policy\n{first_error.by_k(own, config.steps + 3)}",
-        ]
-    return "\n\n".join(tables)
+    return "\n\n".join(
+        f"{who}, k = {k}\n{first_error.by_length(rows, k)}\n\n"
+        f"{who}, {rows[-1].steps} steps\n{first_error.by_k(rows, rows[-1].steps)}"
+        for who, rows in found.items()
+        if rows
+    )
 
 
 if __name__ == "__main__":
