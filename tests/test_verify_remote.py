@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from http_server import Answer, Server
+from http_server import NEVER, Answer, Server
 from judges import ASKED, THOUGHT, ask
 
 from forethought.engines.usage import counting
@@ -193,3 +193,64 @@ def test_an_address_with_a_query_is_refused_and_its_password_not_told(server: Se
     assert "secret" not in str(refused.value)
     with pytest.raises(ValueError, match="no address of a server"):
         remote.score("host:8000", "rm")
+
+
+def test_equal_thoughts_judged_at_one_time_are_one_request_that_the_first_pays(server: Server) -> None:
+    server.answer = lambda payload, number: {"score": 0.5, "cost": 7}
+    judge = remote.endpoint(server.url, **FAST)
+    other = (*THOUGHT[:-1], Step("\\boxed{9}"))
+    verdicts = ask(judge, THOUGHT, other, THOUGHT, THOUGHT)
+    assert [verdict.score for verdict in verdicts] == [0.5] * 4
+    assert sorted(verdict.cost for verdict in verdicts) == [0, 0, 7, 7]
+    assert len(server.asked) == 2
+    ask(judge, THOUGHT)  # later is another time
+    assert len(server.asked) == 3
+
+
+def test_who_gives_up_does_not_take_the_others_verdict_along(server: Server) -> None:
+    server.holding = []
+
+    async def go() -> list[Any]:
+        async with remote.endpoint(server.url, retries=0) as judge:
+            first, second = (asyncio.create_task(judge(ASKED, THOUGHT)) for _ in range(2))
+            async with asyncio.timeout(30):
+                while not server.in_flight:
+                    await asyncio.sleep(0.005)
+            first.cancel()
+            await asyncio.sleep(0)
+            await asyncio.to_thread(server.release)
+            return await asyncio.gather(first, second, return_exceptions=True)
+
+    given_up, judged = asyncio.run(go())
+    assert isinstance(given_up, asyncio.CancelledError)
+    assert judged.answer == "8"
+    assert len(server.asked) == 1
+
+
+def test_when_all_give_up_the_request_is_given_up(server: Server) -> None:
+    server.answer = lambda payload, number: NEVER
+
+    async def go() -> None:
+        async with remote.endpoint(server.url, **FAST) as judge:
+            tasks = [asyncio.create_task(judge(ASKED, THOUGHT)) for _ in range(2)]
+            async with asyncio.timeout(30):
+                while not server.in_flight:
+                    await asyncio.sleep(0.005)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            assert await asyncio.to_thread(server.hung_up.acquire, timeout=30)
+
+    asyncio.run(go())
+
+
+def test_a_refusal_is_told_to_all_who_shared_the_request(server: Server) -> None:
+    server.answer = lambda payload, number: (401, {"error": {"message": "no key"}})
+
+    async def go() -> list[Any]:
+        async with remote.endpoint(server.url, **FAST) as judge:
+            return await asyncio.gather(*(judge(ASKED, THOUGHT) for _ in range(3)), return_exceptions=True)
+
+    assert {str(fault).partition(" refuses")[2] for fault in asyncio.run(go())} == {
+        " the request (401): no key; give the api_key of this server"
+    }

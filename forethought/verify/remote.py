@@ -4,11 +4,17 @@ Each keeps up to 128 requests in flight and repeats what is worth repeating; `op
 `engines.http_wire.Wire`: max_concurrent, timeout and deadline (seconds), retries, backoff (seconds). A server that
 stays away, and an answer that is not what was asked for, is a verdict without a score; a refusal (a wrong key, an
 unknown model) is a `ValueError`.
+
+Equal thoughts that are to be judged at one time, as a beam's siblings often are, are one request: each gets its
+verdict, and the first of them pays.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
@@ -143,6 +149,15 @@ def pooling(
     return Opened(judged(judge, answer=answer), (close,))
 
 
+@dataclass(slots=True)
+class _Flight:
+    """A request, and how many wait for its answer."""
+
+    task: asyncio.Future[dict[str, Any]]
+    waiting: int = 0
+    paid: bool = False
+
+
 def _poster(
     url: str, api_key: str | None, options: Mapping[str, Any]
 ) -> tuple[Callable[..., Awaitable[tuple[dict[str, Any], int]]], Callable[[], Awaitable[None]]]:
@@ -150,16 +165,30 @@ def _poster(
     if urlsplit(url).query:
         raise ValueError(f"{public(url)} has a query; give a judge's address without one, and a key as api_key")
     wire, usage = Wire(url, api_key=api_key, **{**OPTIONS, **options}), Usage()
+    flights: dict[tuple[asyncio.AbstractEventLoop, str], _Flight] = {}
 
     async def post(path: str, payload: Mapping[str, Any], holds: str) -> tuple[dict[str, Any], int]:
         bill = Bill.open(usage)
+        key = asyncio.get_running_loop(), path + json.dumps(payload, sort_keys=True)
+        if key not in flights:
+            flights[key] = _Flight(asyncio.ensure_future(wire.post(wire.root + path, payload, holds=holds)))
+        flight = flights[key]
+        flight.waiting += 1
         try:
-            data = await wire.post(wire.root + path, payload, holds=holds)
+            data = await asyncio.shield(flight.task)
         except Refused as refused:
             advice = "; give the api_key of this server" if refused.status in (401, 403) else ""
             raise ValueError(
                 f"{public(wire.root)}{path} refuses the request ({refused.status}): {refused.message}{advice}"
             ) from None
+        finally:
+            flight.waiting -= 1
+            if not flight.waiting:  # nobody is left, or is to join what is being given up
+                flights.pop(key, None)
+                flight.task.cancel()
+        if flight.paid:
+            return data, 0
+        flight.paid = True
         told = data.get("usage")
         counts = [data.get("cost"), told.get("total_tokens") if isinstance(told, dict) else None]
         cost = next((count for count in counts if isinstance(count, int) and count >= 0), 0)
