@@ -219,7 +219,7 @@ def test_who_gives_up_does_not_take_the_others_verdict_along(server: Server) -> 
             first.cancel()
             await asyncio.sleep(0)
             await asyncio.to_thread(server.release)
-            return await asyncio.gather(first, second, return_exceptions=True)
+            return list(await asyncio.gather(first, second, return_exceptions=True))
 
     given_up, judged = asyncio.run(go())
     assert isinstance(given_up, asyncio.CancelledError)
@@ -249,7 +249,8 @@ def test_a_refusal_is_told_to_all_who_shared_the_request(server: Server) -> None
 
     async def go() -> list[Any]:
         async with remote.endpoint(server.url, **FAST) as judge:
-            return await asyncio.gather(*(judge(ASKED, THOUGHT) for _ in range(3)), return_exceptions=True)
+            told = await asyncio.gather(*(judge(ASKED, THOUGHT) for _ in range(3)), return_exceptions=True)
+            return list(told)
 
     assert {str(fault).partition(" refuses")[2] for fault in asyncio.run(go())} == {
         " the request (401): no key; give the api_key of this server"
