@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import gzip
 import json
@@ -350,11 +351,22 @@ def test_what_a_question_shows_judges_without_hidden_tests(sandbox: Sandbox) -> 
     assert asyncio.run(run_shown(user("Print."), [Step("print(1)")], sandbox=lambda: sandbox)).score is None
 
 
-def one_wrong_token(program: str, function: str) -> str:
+def one_wrong_token(answer: str, function: str) -> str:
     """The same program, but the function yields where it first returned: whoever calls it gets a generator."""
-    body = re.search(rf"^def {function}\b", program, re.MULTILINE)
-    assert body is not None
-    return program[: body.start()] + re.sub(r"\breturn\b", "yield", program[body.start() :], count=1)
+    program = program_of(answer)
+    assert program is not None
+    (body,) = [node for node in ast.parse(program).body if isinstance(node, ast.FunctionDef) and node.name == function]
+    inner = {
+        id(node)
+        for each in ast.walk(body)
+        if isinstance(each, ast.FunctionDef) and each is not body
+        for node in ast.walk(each)
+    }
+    first = next(node for node in ast.walk(body) if isinstance(node, ast.Return) and id(node) not in inner)
+    lines = program.splitlines(keepends=True)
+    line = lines[first.lineno - 1].encode()
+    lines[first.lineno - 1] = (line[: first.col_offset] + b"yield" + line[first.col_offset + 6 :]).decode()
+    return "".join(lines)
 
 
 @pytest.mark.slow
@@ -372,7 +384,7 @@ def test_reference_programs_pass_and_their_damaged_copies_fail(name: str, sandbo
     def scores(problem: Problem) -> tuple[float | None, float | None]:
         assert task.worked is not None
         right = task.worked(problem)
-        damaged = one_wrong_token(right, problem.meta["functions"][-1])
+        damaged = one_wrong_token(right, problem.meta["functions"][0])
         return task.grade(problem, said(right)).score, task.grade(problem, said(damaged)).score
 
     with ThreadPoolExecutor(2) as threads:
