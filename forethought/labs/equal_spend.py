@@ -211,7 +211,7 @@ def plan(config: Config, task: str, seed: int) -> list[sft.Config | verifier.Con
         examples=256,
         samples=8,
         batch=32,
-        steps=200,
+        steps=600,
         lr=1e-3,
         seed=seed + 1000,
         eval_problems=32,
