@@ -17,7 +17,7 @@ from forethought.serve.limits import Caller, Gate
 from forethought.serve.metrics import Metrics
 from forethought.serve.models import Models, Served
 from forethought.serve.seal import Seal
-from forethought.serve.think import Answer, Ask, Pause, _at_once, answer
+from forethought.serve.think import Answer, Ask, Pause, answer, at_once
 from forethought.serve.watch import Hear, nobody
 
 
@@ -39,7 +39,7 @@ class House:
         model: Served,
         search: str,
         hear: Hear = nobody,
-        pause: Pause = _at_once,
+        pause: Pause = at_once,
         drawn: Callable[[str], None] | None = None,
     ) -> Answer:
         """`think.answer`, counted."""

@@ -81,7 +81,7 @@ class Answer:
         return self.sampled - self.spoken
 
 
-async def _at_once(thought: str) -> None:
+async def at_once(thought: str) -> None:
     """No pause."""
 
 
@@ -121,7 +121,7 @@ async def answer(
     model: Served,
     search: str,
     hear: Hear = nobody,
-    pause: Pause = _at_once,
+    pause: Pause = at_once,
     drawn: Callable[[str], None] | None = None,
 ) -> Answer:
     """Think, then answer; all tokens drawn are within `ask.tokens`, and an answer is always come to.
