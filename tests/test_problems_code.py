@@ -378,7 +378,7 @@ def test_reference_programs_pass_and_their_damaged_copies_fail(name: str, sandbo
     path = os.environ.get(f"FORETHOUGHT_{name.upper()}")
     if not path:
         pytest.skip(f"FORETHOUGHT_{name.upper()} names no file of {name}")
-    task = open_task(f"{name}:path={path},seconds=60")
+    task = open_task(f"{name}:path={path},seconds=20")
     problems = task.load("test")
 
     def scores(problem: Problem) -> tuple[float | None, float | None]:
