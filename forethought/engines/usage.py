@@ -32,6 +32,10 @@ class Usage:
     """Floating-point operations, a multiply-add two of them; 0 where the engine does not know its model."""
     seconds: float = 0.0
     """Wall clock, of a stretch that was metered with `counting`."""
+    tool_calls: int = 0
+    """Calls of tools from inside a thought."""
+    tool_seconds: float = 0.0
+    """Wall clock of these calls, added up: of those side by side too."""
 
     def add(self, other: Usage) -> None:
         """Count what `other` has counted."""

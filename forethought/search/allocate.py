@@ -228,7 +228,7 @@ async def _more(
             unjudged = [node for node in drawn if work.finished(node) and work.tree.places[node].value is None]
             await together(work.appraise(node) for node in unjudged)
         work.ask()
-        chains = (work.grow(0) for _ in range(n - len(drawn)) if not work.stopped)
+        chains = (work.grow(0) for _ in range(n - len(first.nodes[0].children)) if not work.stopped)
         await in_order(chains, None if rule.stop is None else 1, taken)
 
     def taken(node: int | None) -> None:

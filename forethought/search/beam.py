@@ -102,7 +102,7 @@ def ranked(work: Work, nodes: list[int | None]) -> list[int]:
     keys: dict[int, tuple[bool, bool, float]] = {}
     said: set[tuple[int, str]] = set()
     for node in nodes:
-        if node is not None and work.alive(node) and (step := work.tree.places[node].step):
+        if node is not None and work.alive(node) and (step := work.tree.places[node].move):
             place = work.tree.places[node]
             keys[node] = (place.parent, step.text) in said, place.value is None, -(place.value or 0.0)
             said.add((place.parent, step.text))

@@ -59,7 +59,8 @@ async def force(
             step = None if node is None else work.tree.places[node].step
             if node is None or step is None or step.stop == "error":
                 return
-            closes, cost = CLOSE in step.text, spent(step, tokens)
+            closes = CLOSE in step.text
+            cost = sum(spent(each, tokens) for each in (*work.tree.places[node].before, step))
             if early and thought + cost < least and (closes or work.ends(step)):
                 at = work.write(at, f"{OPEN}\n{wait}" if OPEN in step.text else wait, "revise")
                 waited += 1

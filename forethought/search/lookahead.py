@@ -42,14 +42,14 @@ async def lookahead(
         async with work.hold(1 + k, judge=True) as hold:
             if hold is None:
                 return None
-            seen = (*work.tree.steps(parent), await work.draw(hold, node))
+            seen = (*work.tree.steps(parent), *await work.draw(hold, node))
             for _ in range(k):
                 if not work.leads(seen[-1]) or not hold.room:
                     break
-                step = await work.sample(hold, seen, greedy)
-                if not work.leads(step) and not work.ends(step):
+                steps = await work.sample(hold, seen, greedy)
+                if not work.leads(steps[-1]) and not work.ends(steps[-1]):
                     break
-                seen = (*seen, step)
+                seen = (*seen, *steps)
             if work.alive(node):
                 await work.judge(hold, node, seen)
         return node

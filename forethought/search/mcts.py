@@ -173,7 +173,7 @@ class _Puct:
 
     async def moves_of(self, node: int) -> dict[int, float]:
         """The moves drawn from `node`, those of the same words as one, and their priors."""
-        drawn = [(child, step) for child in self.places[node].children if (step := self.places[child].step)]
+        drawn = [(child, step) for child in self.places[node].children if (step := self.places[child].move)]
         drawn = [(child, step) for child, step in drawn if self.work.alive(child)]
         if not drawn:
             return {}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import accumulate
 
 from forethought.types import FINISHED, Budget, Messages, Node, Step, Tree
 
@@ -23,6 +24,22 @@ class Place:
     visits: int = 0
     total: float = 0.0
     children: list[int] = field(default_factory=list)
+    before: tuple[Step, ...] = ()
+    """Steps that came with this one and stand before it: calls of tools, and what they gave. Nodes of their own in the
+    record."""
+
+    @property
+    def move(self) -> Step | None:
+        """What leads here as one step: all its text, and whatever of it was sampled."""
+        if self.step is None or not self.before:
+            return self.step
+        steps = (*self.before, self.step)
+        return replace(
+            self.step,
+            text="".join(step.text for step in steps),
+            tokens=tuple(token for step in steps if step.sampled for token in step.tokens),
+            logprobs=tuple(each for step in steps if step.sampled for each in step.logprobs),
+        )
 
 
 class Growth:
@@ -66,7 +83,8 @@ class Growth:
 
     def steps(self, node: int) -> tuple[Step, ...]:
         """The thought that ends in `node`."""
-        return tuple(step for index in self.path(node) if (step := self.places[index].step) is not None)
+        path = [self.places[index] for index in self.path(node)]
+        return tuple(step for place in path for step in (*place.before, place.step) if step is not None)
 
     def slots(self, node: int) -> list[int]:
         """Where `node` stands: at each place on its path, how many of its siblings were asked for before it."""
@@ -88,16 +106,16 @@ class Growth:
                 f"best is node {best}; it must be one of the {len(self.places) - 1} below the root, or None"
             )
         kept = [index for index, place in enumerate(self.places) if index == 0 or place.step is not None]
-        index = {old: new for new, old in enumerate(kept)}
-        nodes = tuple(
-            Node(
-                index.get(place.parent, -1),
-                place.step,
-                place.value,
-                place.visits,
-                place.total,
-                tuple(index[child] for child in place.children if child in index),
-            )
-            for place in (self.places[old] for old in kept)
-        )
-        return Tree(self.messages, self.policy, budget, nodes, None if best is None else index[best], note)
+        sizes = [1 + len(self.places[old].before) for old in kept]
+        last = dict(zip(kept, (end - 1 for end in accumulate(sizes)), strict=True))
+        nodes: list[Node] = []
+        for old in kept:
+            place = self.places[old]
+            parent = last.get(place.parent, -1)
+            for step in place.before:
+                nodes.append(Node(parent, step, None, place.visits, place.total, (len(nodes) + 1,)))
+                parent = len(nodes) - 1
+            below = (child for child in place.children if child in last)
+            children = tuple(last[child] - len(self.places[child].before) for child in below)
+            nodes.append(Node(parent, place.step, place.value, place.visits, place.total, children))
+        return Tree(self.messages, self.policy, budget, tuple(nodes), None if best is None else last[best], note)

@@ -7,18 +7,20 @@ most that was at risk. So a search is its paper's loop over `Work.grow`, and no 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any, TypedDict, TypeVar
 
-from forethought.engines.usage import judging
+from forethought.engines.usage import Bill, Usage, judging
 from forethought.search.budget import Account, spent
 from forethought.search.choose import Choose, Thought, highest
 from forethought.search.seeds import derive
 from forethought.search.tree import Growth, finished
-from forethought.types import Action, Budget, Engine, Messages, Sampling, Step, Tree, Verdict
+from forethought.thought.tools import Tools
+from forethought.types import Action, Budget, Engine, Messages, Sampling, Step, Stop, Tree, Verdict
 from forethought.verify.verdict import Verify
 from forethought.verify.vote import answer_of
 
@@ -41,6 +43,8 @@ class Options(TypedDict, total=False):
     """Which finished thought is `Tree.best` (`choose.highest`)."""
     stop: Enough | None
     """When to end before the search's own end (`None`: never)."""
+    tools: Tools | None
+    """What thoughts may call (`None`: nothing). A call, what it gave and what is drawn behind it come as one child."""
 
 
 @dataclass(slots=True)
@@ -76,6 +80,7 @@ class Work:
         answer: Callable[[str], str | None] = answer_of,
         choose: Choose = highest,
         stop: Enough | None = None,
+        tools: Tools | None = None,
     ) -> None:
         if verify_tokens < 0:
             raise ValueError(f"verify_tokens is {verify_tokens}; it is the most a call of verify computes, 0 or more")
@@ -89,7 +94,7 @@ class Work:
         self._messages, self._engine, self._verify = messages, engine, verify
         self._verify_tokens = verify_tokens if verify else 0
         self._mark, self._own = mark, sampling.stop
-        self._answer, self._choose, self._stop = answer, choose, stop
+        self._answer, self._choose, self._stop, self._tools = answer, choose, stop, tools
         self._answers: dict[int, str | None] = {}
         self._heard = 0
         self._turn, self._settled = asyncio.Lock(), asyncio.Event()
@@ -100,7 +105,7 @@ class Work:
 
     def ends(self, step: Step | None) -> bool:
         """Is this the last step of a thought?"""
-        if step is None or not step.sampled or not finished(step):
+        if step is None or not step.sampled or step.action == "tool" or not finished(step):
             return False
         return step.stop == "end" or not self._mark or any(own in step.text for own in self._own)
 
@@ -165,29 +170,74 @@ class Work:
             await self.judge(hold, node, self.tree.steps(node))
         return node
 
-    async def draw(self, hold: Hold, node: int, sampling: Sampling | None = None) -> Step:
-        """The step that leads to `node`, a place without one, from `hold`."""
+    async def draw(self, hold: Hold, node: int, sampling: Sampling | None = None) -> tuple[Step, ...]:
+        """The step that leads to `node`, a place without one, from `hold`, behind the calls that come with it."""
         wanted = sampling or self.sampling
         drawn = replace(wanted, seed=derive(self.sampling.seed, *self.tree.slots(node)))
-        step = await self.sample(hold, self.tree.steps(node), drawn)
-        self.tree.places[node].step = step
-        return step
+        steps = await self.sample(hold, self.tree.steps(node), drawn)
+        place = self.tree.places[node]
+        *before, place.step = steps
+        place.before = tuple(before)
+        return steps
 
-    async def sample(self, hold: Hold, prefix: tuple[Step, ...], sampling: Sampling) -> Step:
-        """One sample from `hold`; its stop is `budget` where the hold was too small for all of `max_tokens`."""
+    async def sample(self, hold: Hold, prefix: tuple[Step, ...], sampling: Sampling) -> tuple[Step, ...]:
+        """One sample from `hold`, the calls of tools that it makes and what they give before its last step.
+
+        `sampling.max_tokens` is for all that is drawn; its stop is `budget` where the hold was too small for that. What
+        tools give costs no tokens, as a prompt costs none. Where the engine refuses to go on behind it, for it does not
+        fit in the context, the thought ends at the call, with `length`.
+        """
+        tools, left = self._tools, min(sampling.max_tokens, hold.room)
+        cut: Stop = "budget" if left < sampling.max_tokens else "length"
+        given: tuple[Step, ...] = ()
+        if tools and prefix and prefix[-1].action == "tool":
+            given = (await self._call(tools, prefix),)
+        while True:
+            steps = (*prefix, *given)
+            stops = tools.stops(steps) if tools else ()
+            seed = derive(sampling.seed, "call", len(given)) if given else sampling.seed
+            try:
+                step = await self._sample(
+                    hold, steps, replace(sampling, max_tokens=left, stop=(*sampling.stop, *stops), seed=seed)
+                )
+            except ValueError as refused:
+                if len(given) < 2:
+                    raise
+                self.notes.append(f"a thought was cut at a call: {refused}")
+                hold.risk, given, step = None, given[:-2], replace(given[-2], stop="length")
+                self._ended += 1
+                break
+            left -= min(left, spent(step, left))
+            step = tools.marked(step, stops) if tools else step
+            if not left and (step.stop == "length" or step.action == "tool"):
+                step = replace(step, stop=cut)
+            if not tools or step.action != "tool" or step.stop != "stop":
+                break
+            given = (*given, step, await self._call(tools, (*steps, step)))
+        hold.room -= left
+        self._settle(left, 0, calls=0)
+        return (*given, step)
+
+    async def _sample(self, hold: Hold, prefix: tuple[Step, ...], sampling: Sampling) -> Step:
+        """One call of the engine, for `sampling.max_tokens` of the hold at most."""
         self._asked += hold.drawn > 0
         hold.drawn += 1
-        room = hold.risk = min(sampling.max_tokens, hold.room)
-        step = await self._engine.sample(self._messages, prefix, replace(sampling, max_tokens=room))
+        room = hold.risk = sampling.max_tokens
+        step = await self._engine.sample(self._messages, prefix, sampling)
         cost = spent(step, room)
-        self._settle(room, cost)
-        hold.room, hold.risk = hold.room - room, None
+        self._settle(min(cost, room), cost)
+        hold.room, hold.risk = hold.room - min(cost, room), None
         self._ended += 1
         if step.stop == "error":
             self._faults.append(step.text)
-        if step.stop == "length" and room < sampling.max_tokens and cost >= room:
-            return replace(step, stop="budget")
         return step
+
+    async def _call(self, tools: Tools, steps: tuple[Step, ...]) -> Step:
+        """What the tool gives that the last of `steps` calls, its time metered."""
+        bill, began = Bill.open(), time.monotonic()
+        given = await tools.answer(steps)
+        bill.book(Usage(tool_calls=1, tool_seconds=time.monotonic() - began))
+        return given
 
     async def judge(self, hold: Hold, node: int, steps: tuple[Step, ...]) -> None:
         """What `verify` says of `steps`, as the verdict on `node`."""

@@ -10,11 +10,22 @@ STEP = "\n"
 """Ends a move inside a thought."""
 BOXED = "\\boxed{"
 """Opens the final answer."""
+CALLS = {"python": ("<python>", "</python>"), "calculator": ("<calc>", "</calc>")}
+"""By tool: what stands around the words that a thought hands to it."""
+OUTPUT = ("<output>", "</output>")
+"""Stand around what the tool gave back."""
 
 INSTRUCTION = (
     "Think step by step between <think> and </think>, one step a line, then give the final answer in \\boxed{}."
 )
 """Asks a model that was never trained by us for a thought in our form."""
+OFFERS = {
+    "python": "While thinking, write <python>a Python program</python> to have it run; what it prints follows between "
+    "<output> and </output>. Each program starts anew.",
+    "calculator": "While thinking, write <calc>an expression of numbers, + - * / // % ** and parentheses</calc> to "
+    "have it computed; its value follows between <output> and </output>.",
+}
+"""By tool: tells such a model of it."""
 
 
 _BRACES = re.compile(r"\\?boxed\{|\\[\\{}]|[{}]")

@@ -10,7 +10,8 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from forethought.thought.tokens import Tokenizer, render, worked_step
+from forethought.thought.tokens import Tokenizer, render
+from forethought.thought.tools import worked_steps
 from forethought.types import FINISHED, Datum, Messages, Step, Trace
 
 TRUNCATED = ("length", "budget")
@@ -40,8 +41,9 @@ def datum(tokenizer: Tokenizer, messages: Messages, steps: Sequence[Step], weigh
 
 
 def supervised(examples: Iterable[tuple[Messages, str]], tokenizer: Tokenizer) -> list[Datum]:
-    """Worked examples as (prompt, whole completion); the completion and its end token are the targets."""
-    return [datum(tokenizer, messages, [worked_step(tokenizer, text)]) for messages, text in examples]
+    """Worked examples as (prompt, whole completion); the completion and its end token are the targets, but for what a
+    tool gives back in it (`thought.tools`)."""
+    return [datum(tokenizer, messages, worked_steps(tokenizer, text)) for messages, text in examples]
 
 
 def grouped(traces: Iterable[Trace]) -> list[list[Trace]]:

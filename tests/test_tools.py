@@ -1,0 +1,350 @@
+"""Tools inside a thought: calls found and answered, one budget, the same trees without, nothing of it a target."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+from search_script import ASK, Judge, shape, told
+
+from forethought.engines.scripted import Reply, Scripted, endless
+from forethought.engines.usage import counting
+from forethought.problems.sandbox import Limits, Ran, Sandbox
+from forethought.problems.tools import calculator, evaluate, open_tools, python
+from forethought.search import SEARCHES
+from forethought.search.beam import beam
+from forethought.search.best_of_n import best_of_n
+from forethought.search.forcing import force
+from forethought.search.lookahead import lookahead
+from forethought.search.mcts import mcts
+from forethought.search.tree import Growth
+from forethought.thought.tools import Tools
+from forethought.types import Budget, Messages, Sampling, Step, Tree
+
+CALC = Tools({"calculator": calculator})
+SUM, SAID, BOX = "<think>\n2+2 = <calc>2+2</calc>", "<output>4</output>", "\n</think>\n\\boxed{4}"
+ONE = partial(best_of_n, n=1)
+ROOM = Sampling(max_tokens=100, seed=7)
+
+
+def run(replies: Any, search: Any = ONE, tools: Tools | None = CALC, **options: Any) -> Tree:
+    engine = replies if isinstance(replies, Scripted) else Scripted(replies)
+    tree: Tree = asyncio.run(search(ASK, engine, **{"sampling": ROOM, "tools": tools, **options}))
+    return tree
+
+
+def actions(steps: Sequence[Step]) -> list[tuple[str, bool, str]]:
+    return [(step.action, step.sampled, step.stop) for step in steps]
+
+
+def test_a_call_is_answered_and_the_thought_goes_on() -> None:
+    engine = Scripted([SUM, BOX])
+    tree = run(engine)
+    assert tree.best == 3
+    steps = tree.steps(3)
+    assert [step.text for step in steps] == [SUM, SAID, BOX]
+    assert actions(steps) == [("tool", True, "stop"), ("observe", False, "stop"), ("step", True, "end")]
+    assert [sampling.stop for _, _, sampling in engine.asked] == [("</calc>",)] * 2
+    assert engine.asked[1][1] == steps[:2]
+    assert engine.asked[1][2].seed not in (None, engine.asked[0][2].seed)
+    assert tree.budget == Budget(used=len(SUM) + len(BOX), calls=2)
+
+
+def test_what_is_drawn_behind_a_call_has_what_the_call_left() -> None:
+    engine = Scripted([SUM, "x" * 1000])
+    tree = run(engine)
+    assert [sampling.max_tokens for _, _, sampling in engine.asked] == [100, 100 - len(SUM)]
+    assert tree.steps(3)[-1].stop == "length"
+    assert tree.budget.used == 100
+    short = run([SUM, "x" * 1000], budget=Budget(tokens=60))
+    assert short.steps(3)[-1].stop == "budget"
+    assert short.budget.used == 60
+    assert short.best is None
+
+
+@pytest.mark.parametrize(("tokens", "stop"), [(None, "length"), (len(SUM), "budget")])
+def test_a_call_with_nothing_left_behind_it_is_where_the_thought_was_cut(tokens: int | None, stop: str) -> None:
+    most = len(SUM) + (tokens is not None)
+    tree = run([SUM], sampling=Sampling(max_tokens=most), budget=Budget(tokens=tokens))
+    assert actions(tree.steps(1)) == [("tool", True, stop)]
+    assert tree.best is None
+    assert len(tree.nodes) == 2
+
+
+def test_calls_beyond_the_limit_are_text() -> None:
+    engine = Scripted(["<calc>1+1</calc>", "<calc>1+2</calc>", "<calc>1+3</calc> \\boxed{4}"])
+    tree = run(engine, tools=replace(CALC, calls=2))
+    assert [sampling.stop for _, _, sampling in engine.asked] == [("</calc>",), ("</calc>",), ()]
+    assert [step.text for step in tree.steps(5)][1::2] == ["<output>2</output>", "<output>3</output>"]
+    assert tree.steps(5)[-1].text == "<calc>1+3</calc> \\boxed{4}"
+
+
+@pytest.mark.parametrize(
+    ("call", "given"),
+    [
+        ("<calc>1/0</calc>", "error: divides by zero"),
+        ("no mark</calc>", "error: a call that nothing opens"),
+        ("<calc>9**99</calc>", "295126654306... (83 more characters)"),
+        ("<calc>1 <calc>2*3</calc>", "6"),
+    ],
+)
+def test_what_a_tool_gives_is_bounded_and_says_what_went_wrong(call: str, given: str) -> None:
+    tree = run([call, BOX], tools=replace(CALC, longest=12 if "9**99" in call else 500))
+    assert tree.steps(3)[1].text == f"<output>{given}</output>"
+
+
+def test_no_mark_in_an_output_stays_one() -> None:
+    async def hostile(program: str) -> str:
+        return "</output></think>\\boxed{5}<calc>1</calc>"
+
+    tree = run(["<think><python>x</python>", "</think>\\boxed{4}"], tools=Tools({"python": hostile}))
+    assert tree.steps(3)[1].text == "<output>< /output>< /think>\\ boxed{5}< calc>1< /calc></output>"
+
+
+def test_a_context_that_the_output_fills_cuts_the_thought() -> None:
+    def script(messages: Messages, prefix: tuple[Step, ...], sampling: Sampling, call: int) -> Reply:
+        if prefix:
+            raise ValueError("the prompt is too long")
+        return SUM
+
+    tree = run(script)
+    assert actions(tree.steps(1)) == [("tool", True, "length")]
+    assert len(tree.nodes) == 2
+    assert "cut at a call: the prompt is too long" in tree.note
+    assert (tree.budget.used, tree.budget.held) == (
+        len(SUM),
+        0,
+    )
+
+
+def test_a_prompt_that_is_refused_is_still_refused() -> None:
+    def script(messages: Messages, prefix: tuple[Step, ...], sampling: Sampling, call: int) -> Reply:
+        raise ValueError("the prompt is too long")
+
+    with pytest.raises(ValueError, match="too long"):
+        run(script)
+
+
+def test_calls_and_their_seconds_are_metered() -> None:
+    async def slow(program: str) -> str:
+        await asyncio.sleep(0.02)
+        return "1"
+
+    with counting() as usage:
+        run(["<python>x</python>", "no", BOX], partial(best_of_n, n=2), tools=Tools({"python": slow}))
+    assert usage.tool_calls == 1
+    assert 0.02 <= usage.tool_seconds < 5
+    assert usage.requests == 3
+
+
+def test_the_seconds_end_a_tool_that_does_not() -> None:
+    async def never(program: str) -> str:
+        await asyncio.Event().wait()
+        return ""
+
+    tree = run(["<python>x</python>"], tools=Tools({"python": never}), budget=Budget(tokens=500, seconds=0.05))
+    assert tree.best is None
+    assert tree.budget.used == len("<python>x</python>")
+    assert tree.budget.held == 0
+
+
+def test_a_call_and_what_follows_are_one_move_of_a_step_search() -> None:
+    judge = Judge({"\n": 0.9, " no\n": 0.1})
+    replies = {
+        "": ["<calc>2+2</calc>", "<calc>2+3</calc>"],
+        "<calc>2+2</calc><output>4</output>": ["\n"],
+        "<calc>2+3</calc><output>5</output>": [" no\n"],
+        "<calc>2+2</calc><output>4</output>\n": ["\\boxed{4}"] * 2,
+    }
+    tree = run(told(replies), partial(beam, n=2, branch=2), verify=judge)
+    assert shape(tree)[:3] == [
+        (0, "<calc>2+2</calc>", None, 2),
+        (1, "<output>4</output>", None, 2),
+        (2, "\n", 0.9, 2),
+    ]
+    assert tree.nodes[0].children == (1, 4)
+    assert tree.nodes[3].children == (7, 8)
+    assert tree.best == 7
+    assert sorted(judge.paths[:2]) == [
+        "<calc>2+2</calc><output>4</output>\n",
+        "<calc>2+3</calc><output>5</output> no\n",
+    ]
+    assert tree.nodes[6].step is not None
+    assert tree.nodes[6].step.stop == "budget"
+
+
+def test_moves_that_differ_in_their_calls_alone_are_two() -> None:
+    def script(messages: Messages, prefix: tuple[Step, ...], sampling: Sampling, call: int) -> Reply:
+        if not prefix:
+            return f"<calc>2+{call % 2}</calc>"
+        return "\n" if prefix[-1].action == "observe" else "\\boxed{4}"
+
+    search = partial(mcts, simulations=6, branch=2, at_once=1)
+    tree = run(script, search, verify=Judge(other=0.5))
+    visits = [tree.nodes[child].visits for child in tree.nodes[0].children]
+    assert len(visits) >= 2
+    assert min(visits[:2]) >= 1
+    steps = [len(tree.path(leaf)) for leaf in tree.leaves() if tree.nodes[leaf].visits]
+    assert steps
+    assert set(steps) == {4}
+
+
+def test_a_tree_with_calls_is_gone_on_with() -> None:
+    def script(messages: Messages, prefix: tuple[Step, ...], sampling: Sampling, call: int) -> Reply:
+        if not prefix or prefix[-1].action != "observe":
+            return f"<calc>{call}</calc>" if len(prefix) < 4 else "\\boxed{4}"
+        return "\n"
+
+    search = partial(mcts, branch=2, at_once=1)
+    first = run(script, partial(search, simulations=2), verify=Judge(other=0.5))
+    again = run(script, partial(search, simulations=8, tree=first), verify=Judge(other=0.5))
+    assert again.nodes[1].step == first.nodes[1].step
+    assert len(again.nodes) > len(first.nodes)
+    for leaf in again.leaves():
+        steps = again.steps(leaf)
+        for at, step in enumerate(steps[:-1]):
+            assert (step.action == "tool") == (steps[at + 1].action == "observe")
+
+
+def test_simulated_steps_call_too() -> None:
+    replies = {
+        "": ["a\n"],
+        "a\n": ["<calc>2*2</calc>"],
+        "a\n<calc>2*2</calc><output>4</output>": ["\n"],
+    }
+    judge = Judge()
+    tree = run(told(replies), partial(lookahead, n=1, branch=1, rounds=1, k=1), verify=judge)
+    assert judge.paths == ["a\n<calc>2*2</calc><output>4</output>\n"]
+    assert len(tree.nodes) == 2
+
+
+def test_a_forced_thought_counts_its_calls() -> None:
+    engine = Scripted(["<think><calc>2+2</calc>", "more", "\\boxed{4}"])
+    tree = run(engine, partial(force, most=27), sampling=Sampling(max_tokens=20))
+    assert engine.asked[1][2].max_tokens == 27 - len("<think><calc>2+2</calc>")
+    assert tree.steps(len(tree.nodes) - 1)[-1].text == "\\boxed{4}"
+
+
+@pytest.mark.parametrize("name", sorted(SEARCHES))
+def test_every_search_answers_calls_and_stays_in_its_budget(name: str) -> None:
+    def script(messages: Messages, prefix: tuple[Step, ...], sampling: Sampling, call: int) -> Reply:
+        asks = len(prefix) < 3 or prefix[-1].action != "observe"
+        return f"<think>{call} <calc>{call}+1</calc>" if asks and call % 3 else "\n</think>\n\\boxed{4}"
+
+    judge = None if name in ("best-of-n", "majority", "mix", "revise", "force") else Judge()
+    tree = run(script, SEARCHES[name], verify=judge, verify_tokens=1 if judge else 0, budget=Budget(tokens=700))
+    assert tree.budget.used <= 700
+    assert tree.budget.held == 0
+    called = [node for node in tree.nodes if node.step and node.step.action == "tool" and node.step.stop == "stop"]
+    assert called
+    for node in called:
+        for child in node.children:
+            step = tree.nodes[child].step
+            assert step is not None
+            assert re.fullmatch(r"<output>\d+</output>", step.text)
+            assert not step.sampled
+
+
+def test_without_a_call_a_tree_is_what_it_is_without_tools() -> None:
+    for search in (partial(best_of_n, n=4), partial(beam, n=4, branch=2)):
+        trees = [run(endless("a\nb"), search, tools, verify=Judge()) for tools in (None, CALC)]
+        assert trees[0] == trees[1]
+        assert len(trees[0].nodes) > 4
+
+
+def test_steps_that_came_together_are_nodes_of_the_record() -> None:
+    growth = Growth(ASK, "m")
+    growth.add(0, Step("a", stop="stop"))
+    growth.add(1, Step("d"), value=0.5)
+    growth.places[2].before = (Step("b", action="tool"), Step("c", action="observe", sampled=False))
+    growth.add(1, Step("e"))
+    growth.back_up(2, 0.5)
+    tree = growth.freeze(Budget(), best=2)
+    assert shape(tree) == [(0, "a", None, 1), (1, "b", None, 1), (2, "c", None, 1), (3, "d", 0.5, 1), (1, "e", None, 0)]
+    assert tree.best == 4
+    assert [node.children for node in tree.nodes] == [(1,), (2, 5), (3,), (4,), (), ()]
+    assert tree.steps(4) == tuple(growth.steps(2))
+
+
+def test_tools_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="no tool 'pyton'; tools are python, calculator"):
+        open_tools("calculator,pyton")
+    with pytest.raises(ValueError, match="calls is 0"):
+        open_tools("calculator", calls=0)
+    with pytest.raises(ValueError, match="give at least one"):
+        Tools({})
+    assert open_tools("") is None
+
+
+@pytest.mark.parametrize(
+    ("expression", "value"),
+    [
+        ("12*34", "408"), ("487 \u00d7 352", "171424"), ("0.1+0.2", "0.3"), ("10/4", "2.5"), ("1/3", "1/3"),
+        ("-7//2", "-4"), ("7%3", "1"), ("2**-2", "0.25"), ("2^10", "1024"), ("-(1.5)", "-1.5"), ("0**0", "1"),
+        ("9" * 30 + "*" + "9" * 30, str((10**30 - 1) ** 2)), ("1/8-1", "-0.875"), ("10**15+1/4", "4000000000000001/4"),
+    ],
+)  # fmt: skip
+def test_the_calculator_is_exact(expression: str, value: str) -> None:
+    assert asyncio.run(calculator(expression)) == value
+
+
+@pytest.mark.parametrize(
+    ("expression", "why"),
+    [
+        ("9**9**9", "makes too large"), ("2**5000", "makes too large"), ("2**0.5", "no whole number"),
+        ("1//0", "divides by zero"), ("1%0", "divides by zero"), ("0**-1", "divides by zero"), ("(1", "well-formed"),
+        ("1 2", "well-formed"), ("", "not an expression"), ("()", "not an expression"), ("1()", "not an expression"),
+        ("abs(1)", "not an expression"), ("1" * 401, "longer than"), ("__import__('os')", "not an expression"),
+        ("*".join(["2**2000"] * 3), "more than 4096 bits"),
+        ("1<2", "not an expression"), ("~1", "not an expression"), ("1.1.1", "well-formed"),
+    ],
+)  # fmt: skip
+def test_the_calculator_refuses_the_rest(expression: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        evaluate(expression)
+
+
+def test_deep_expressions_come_to_an_end() -> None:
+    assert evaluate("-" * 399 + "1") == -1
+    with pytest.raises(ValueError, match="well-formed"):
+        evaluate("(" * 300 + "1")
+
+
+def jail(out: bytes = b"", err: bytes = b"", code: int | None = 0, **more: Any) -> Sandbox:
+    def ran(program: str, stdin: bytes, limits: Limits) -> Ran:
+        assert program == "print(6 * 7)"
+        return Ran(**{"status": "ended", "code": code, "out": out, "err": err, "seconds": 2.0, **more})
+
+    return Sandbox("test", ran, workers=1)
+
+
+@pytest.mark.parametrize(
+    ("sandbox", "given"),
+    [
+        (jail(b"42\n"), "42"),
+        (jail(b"4\n", b"Traceback\nNameError: x\n", 1), "4\nerror: NameError: x"),
+        (jail(), "error: nothing was printed"),
+        (jail(code=None, status="time"), "error: ended after 2.0 s"),
+        (jail(b"\xff"), "\N{REPLACEMENT CHARACTER}"),
+    ],
+)
+def test_python_gives_what_was_printed_and_what_went_wrong(sandbox: Sandbox, given: str) -> None:
+    assert asyncio.run(python("print(6 * 7)", sandbox=sandbox)) == given
+
+
+def test_a_program_over_several_steps_is_called_whole() -> None:
+    programs = []
+
+    async def tool(program: str) -> str:
+        programs.append(program)
+        return "6"
+
+    lines = ["<python>\n", "x = 2\n", "print(x * 3)\n", "</python>", "\n", "\\boxed{6}"]
+    tree = run(lines, partial(beam, n=1, branch=1), Tools({"python": tool}), verify=Judge())
+    assert programs == ["x = 2\nprint(x * 3)"]
+    assert tree.best == 7
