@@ -5,8 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import os
-import traceback
-from collections.abc import Callable
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,26 +30,19 @@ def unavailable() -> str:
 needs_jail = pytest.mark.skipif(bool(unavailable()), reason=f"no jail here: {unavailable()}")
 
 
-def as_user(call: Callable[[], Any]) -> Any:
-    """What `call` returns (JSON) in a child that has given up root for good; in this process where we are not root."""
-    if not ROOT:
-        return call()
-    read, write = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(read)
-            os.setgroups([])
-            os.setgid(54321)
-            os.setuid(54321)
-            with os.fdopen(write, "w") as out:
-                json.dump(call(), out)
-        except BaseException:  # noqa: BLE001 - a child must not go on as the test
-            traceback.print_exc()
-            os._exit(1)
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as said:
-        text = said.read()
-    assert os.waitpid(child, 0)[1] == 0, "the call failed as an ordinary user"
-    return json.loads(text)
+def as_user(module: str, call: str) -> Any:
+    """What `call`, of a module of the tests, returns (JSON) in a process that has given up root for good."""
+    drop = "os.setgroups([]); os.setgid(54321); os.setuid(54321)" if ROOT else ""
+    code = f"import json, os, {module}\n{drop}\nprint(json.dumps({module}.{call}))"
+    here = Path(__file__).parent
+    path = os.pathsep.join(filter(None, (str(here), str(here.parent), os.environ.get("PYTHONPATH"))))
+    run = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": path},
+        cwd="/",
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert run.returncode == 0, run.stderr
+    return json.loads(run.stdout.splitlines()[-1])

@@ -57,12 +57,13 @@ def test_no_attack_gets_in(form: str) -> None:
 @pytest.mark.skipif(not ROOT, reason="the tests run as an ordinary user already")
 @pytest.mark.parametrize("form", FORMS)
 def test_no_attack_gets_in_where_an_ordinary_user_runs_it(form: str) -> None:
-    def call() -> list[list[str]]:
-        jail.interpreter.cache_clear()
-        assert jail.step_down() == []
-        return attacked(form)
+    assert as_user("test_sandbox", f"attacked_by_user({form!r})") == []
 
-    assert as_user(call) == []
+
+def attacked_by_user(form: str) -> list[list[str]]:
+    jail.interpreter.cache_clear()
+    assert jail.step_down() == []
+    return attacked(form)
 
 
 @needs_jail
