@@ -43,7 +43,13 @@ EXTRAS = HEAVY | SERVING | {"datasets", "trl", "trackio", "tensorboard", "wandb"
 CORE = ("types", "thought", "problems", "search", "rollout", "store", "scaling", "cli")
 """Rooms that work on that bare install; of engines all but `local`, of verify only `vote`. `serve` needs its extra."""
 
-BOUNDARIES = {"rollout.py", "problems/worker.py", "problems/sandbox/inside.py", "problems/sandbox/calls.py"}
+BOUNDARIES = {
+    "rollout.py",
+    "problems/gym_worker.py",
+    "problems/worker.py",
+    "problems/sandbox/inside.py",
+    "problems/sandbox/calls.py",
+}
 """Files that may catch everything: the engine call, and code or answers a model wrote."""
 
 

@@ -14,7 +14,7 @@ import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
-from forethought.problems import addition, chain, code, countdown, files, letters, sums
+from forethought.problems import addition, chain, code, countdown, files, gym, letters, sums
 from forethought.problems.generate import Option
 from forethought.problems.grading import final_answer, grade, grade_answer
 from forethought.problems.proofs import task as proofs
@@ -49,16 +49,19 @@ def open_task(spec: str, *, question: str = "question", answer: str = "answer") 
         return opened
     if name in PROGRAMS:
         return code.task(spec, **_options(name, rest, code.OPTIONS))  # type: ignore[arg-type]  # parsed by OPTIONS
+    if name == "gym":
+        chosen, _, others = rest.partition(",")
+        return gym.task(spec, chosen, **_options(name, others, gym.OPTIONS))  # type: ignore[arg-type]  # by OPTIONS
     if name == "proofs":
         return proofs.task(spec, **_options(name, rest, proofs.OPTIONS))  # type: ignore[arg-type]  # parsed by OPTIONS
     if Path(spec).suffix.lower() in files.SUFFIXES:
         return files.task(spec, Path(spec), question=question, answer=answer)
-    known = [*GENERATORS, "gsm8k", *PROGRAMS, "proofs"]
+    known = [*GENERATORS, "gsm8k", *PROGRAMS, "proofs", "gym"]
     near = difflib.get_close_matches(name, known, n=1)
     meant = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(
         f"there is no task {spec!r}; {meant}tasks are {', '.join(known)} "
-        f"(gsm8k:PATH, {PROGRAMS[0]}:path=PATH, proofs:path=PATH), "
+        f"(gsm8k:PATH, {PROGRAMS[0]}:path=PATH, proofs:path=PATH, gym:NAME), "
         f"or the path of a {', '.join(files.SUFFIXES)} file"
     )
 

@@ -47,7 +47,7 @@ class Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": path},
+            env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"},  # sets are walked alike in every worker
             start_new_session=True,  # Ctrl-C is the parent's to handle
         )
         self.heard = b""
