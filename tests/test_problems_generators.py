@@ -25,6 +25,8 @@ SPECS = [
     "countdown:numbers=4",
     "letters",
     "letters:words=1-6",
+    "products",
+    "products:digits=1-4,by=calculator",
 ]
 
 
@@ -78,6 +80,7 @@ def test_items_are_the_same_on_every_machine() -> None:
         "chain": "Mod 7: a=5, b=a-5, c=b+4, d=c*2. d=?",
         "countdown": "Use 10, 2 and 6 once each with + - * / to make 18.",
         "letters": "Last letters of itu humo is?",
+        "products": "85 * 72 = ?",
         "sums": "6 + 1 + 6 = ?",
     }
 
@@ -232,7 +235,7 @@ def test_arithmetic_is_not_answered_by_the_question() -> None:
 @pytest.mark.parametrize(
     ("spec", "named"),
     [
-        ("adition", "did you mean 'addition'.*addition, chain, countdown, letters, sums, gsm8k"),
+        ("adition", "did you mean 'addition'.*addition, chain, countdown, letters, products, sums, gsm8k"),
         ("zebra", "there is no task 'zebra'; tasks are"),
         ("data.csv", ".jsonl, .json, .parquet"),
         ("addition:digit=3", "no option 'digit'; it has digits=a length"),

@@ -7,15 +7,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
+from command_line import Cli, command_line, scripted
+from http_server import Server, chat
 from search_script import ASK, Judge, shape, told
 
+from forethought.cli import model
+from forethought.engines.http import HttpEngine
+from forethought.engines.local.tiny import build_tokenizer
 from forethought.engines.scripted import Reply, Scripted, endless
 from forethought.engines.usage import counting
+from forethought.problems import open_task
 from forethought.problems.sandbox import Limits, Ran, Sandbox
 from forethought.problems.tools import calculator, evaluate, open_tools, python
+from forethought.recipes import sft
 from forethought.search import SEARCHES
 from forethought.search.beam import beam
 from forethought.search.best_of_n import best_of_n
@@ -23,8 +31,11 @@ from forethought.search.forcing import force
 from forethought.search.lookahead import lookahead
 from forethought.search.mcts import mcts
 from forethought.search.tree import Growth
-from forethought.thought.tools import Tools
-from forethought.types import Budget, Messages, Sampling, Step, Tree
+from forethought.store import open_store
+from forethought.thought.marks import INSTRUCTION, OFFERS
+from forethought.thought.tools import Tools, worked_steps
+from forethought.train.data import datum, supervised
+from forethought.types import Budget, Messages, Sampling, Step, Tree, user
 
 CALC = Tools({"calculator": calculator})
 SUM, SAID, BOX = "<think>\n2+2 = <calc>2+2</calc>", "<output>4</output>", "\n</think>\n\\boxed{4}"
@@ -348,3 +359,102 @@ def test_a_program_over_several_steps_is_called_whole() -> None:
     tree = run(lines, partial(beam, n=1, branch=1), Tools({"python": tool}), verify=Judge())
     assert programs == ["x = 2\nprint(x * 3)"]
     assert tree.best == 7
+
+
+TOKENIZER = build_tokenizer()
+
+
+def test_what_a_tool_gave_is_no_target() -> None:
+    def spelled(text: str, stop: Any) -> Step:
+        ids = tuple(TOKENIZER.encode(text, add_special_tokens=False))
+        return Step(text, ids, tuple(-0.5 for _ in ids), stop)
+
+    tree = run([spelled(SUM, "stop"), spelled(BOX, "end")])
+    found = datum(TOKENIZER, ASK, tree.steps(3))
+    targets = [token for token, target in zip(found.tokens, found.mask, strict=True) if target]
+    assert TOKENIZER.decode(targets) == SUM + BOX
+    assert TOKENIZER.decode(found.tokens).endswith(SUM + SAID + BOX)
+    assert sum(found.logprobs) == -0.5 * len(targets)
+
+
+def test_worked_examples_call_as_a_sample_would() -> None:
+    task = open_task("products:digits=2,by=calculator")
+    assert task.worked is not None
+    (problem,) = task.load("train", count=1)
+    text = task.worked(problem)
+    steps = worked_steps(TOKENIZER, text)
+    assert "".join(step.text for step in steps) == text
+    assert [step.action for step in steps] == ["tool", "observe", "step"]
+    assert [step.tokens[-1:] == (TOKENIZER.eos_token_id,) for step in steps] == [False, False, True]
+    (found,) = supervised([(problem.messages, text)], TOKENIZER)
+    written = "".join(TOKENIZER.decode([t]) for t, target in zip(found.tokens, found.mask, strict=True) if not target)
+    assert written == f"<|user|>{problem.messages[0]['content']}<|assistant|><output>{problem.answer}</output>"
+    a, b = problem.meta["a"], problem.meta["b"]
+    assert asyncio.run(calculator(f"{a} * {b}")) == problem.answer
+    replayed = run([Step(steps[0].text, stop="stop"), Step(steps[2].text)])
+    assert "".join(step.text for step in replayed.steps(3)) == text
+
+
+@pytest.mark.parametrize("options", ["digits=9", "digits=0", "by=hand"])
+def test_products_that_cannot_be_are_refused(options: str) -> None:
+    with pytest.raises(ValueError, match="products: option"):
+        open_task(f"products:{options}")
+
+
+def test_a_server_goes_on_behind_what_a_tool_gave() -> None:
+    def answer(payload: Any, number: int) -> Any:
+        assert payload["stop"] == ["</calc>"]
+        said = chat(SUM if number == 0 else BOX)
+        said["choices"][0]["stop_reason"] = "</calc>" if number == 0 else None
+        return said
+
+    async def ask(url: str) -> Tree:
+        async with HttpEngine(url, "qwen") as engine:
+            return await best_of_n(ASK, engine, n=1, sampling=ROOM, tools=CALC)
+
+    with Server() as server:
+        server.answer = answer
+        tree = asyncio.run(ask(server.url))
+        (_, _, _), (_, again, _) = server.asked
+    assert again["messages"][-1] == {"role": "assistant", "content": SUM + SAID}
+    assert again["continue_final_message"] is True
+    assert [step.text for step in tree.steps(3)] == [SUM, SAID, BOX]
+    assert (tree.budget.used, tree.budget.calls) == (100, 2)  # it told no tokens
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
+    return command_line(capsys, monkeypatch, tmp_path)
+
+
+def test_solve_thinks_with_tools_and_bills_them(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = scripted(monkeypatch, [SUM, BOX])
+    said = cli("solve", "2+2?", "--k", 1, "--tools", "calculator", "--show-thought")
+    assert said.out == f"2+2 = <calc>2+2</calc>{SAID}\n\n4\n"
+    assert "(1 call of tools, 0.0 s)" in said.err
+    assert engine.asked[0][0] == user(f"2+2?\n\n{INSTRUCTION} {OFFERS['calculator']}")
+
+
+@pytest.mark.parametrize("search", ["", "majority"])
+def test_eval_keeps_what_tools_gave(cli: Cli, monkeypatch: pytest.MonkeyPatch, search: str) -> None:
+    def script(messages: Messages, prefix: tuple[Step, ...], sampling: Sampling, call: int) -> Reply:
+        if prefix:
+            return f"\n</think>\n\\boxed{{{prefix[-1].text[8:-9]}}}"
+        return f"<think>\n<calc>{messages[0]['content'].partition(' =')[0]}</calc>"
+
+    scripted(monkeypatch, script)
+    options = ("--search", search, "--think", 600) if search else ("--k", 2)
+    said = cli("eval", "--problems", "products", "--limit", 4, "--tools", "calculator", "--out", "run", *options)
+    assert said.status == 0
+    traces = list(open_store("run/store").traces())
+    assert len(traces) == (4 if search else 8)
+    assert [trace.reward for trace in traces] == [1.0] * len(traces)
+    assert {tuple(step.action for step in trace.steps) for trace in traces} == {("tool", "observe", "step")}
+
+
+def test_an_unknown_tool_is_refused_before_the_model_is_opened(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model, "open_engine", lambda name, **_: pytest.fail("the model was opened"))
+    assert "there is no tool 'bash'" in cli("solve", "2+2?", "--tools", "bash").error
+    assert "there is no tool 'bash'" in cli("eval", "--problems", "sums", "--tools", "bash").error
+    with pytest.raises(ValueError, match="there is no tool 'bash'"):
+        sft.Config(tools="bash")

@@ -32,6 +32,7 @@ from forethought.cli.terminal import say, tell
 from forethought.engines.http_body import Api
 from forethought.engines.open import described, find, public
 from forethought.problems import Split, Task, open_task
+from forethought.problems.tools import open_tools
 from forethought.recipes.run import folder_of, write_config
 from forethought.rollout import Search, rollout
 from forethought.scaling.sweep import Bill, answering
@@ -43,6 +44,7 @@ from forethought.search.size import named, sized
 from forethought.search.tree import Growth
 from forethought.search.work import together
 from forethought.store import Store, open_store
+from forethought.thought.tools import Tools
 from forethought.types import Budget, Engine, Messages, Problem, Sampling, Trace, Tree
 from forethought.verify.verdict import Verify
 
@@ -112,6 +114,8 @@ class Config(Asked):
     """Tokens that a search may spend on one answer."""
     verify_tokens: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """The most that one verdict computes: kept free for it, so that the budget holds."""
+    tools: Annotated[str, tyro.conf.arg(metavar="NAMES", help_behavior_hint="(default: none)")] = ""
+    """What a thought may call: python, calculator, or both with a comma."""
 
 
 class Patience:
@@ -132,8 +136,8 @@ class Patience:
 A = TypeVar("A", bound=Asked)
 
 
-def prepared(config: A) -> tuple[A, Task, list[Problem], Sampling]:
-    """The problems that are asked for, as the model is to be asked them.
+def prepared(config: A, tools: Tools | None = None) -> tuple[A, Task, list[Problem], Sampling]:
+    """The problems that are asked for, as the model is to be asked them; `tools` are what its thoughts may call.
 
     A model that is a run is its newest checkpoint from now on: it must stay the same when the run is resumed.
     """
@@ -148,7 +152,7 @@ def prepared(config: A) -> tuple[A, Task, list[Problem], Sampling]:
     task = open_task(config.problems, question=config.question, answer=config.answer)
     problems = task.load(config.split, count=config.limit, seed=config.seed)
     if instructs(config.model, config.instruct):
-        problems = [replace(problem, messages=instructed(problem.messages)) for problem in problems]
+        problems = [replace(problem, messages=instructed(problem.messages, tools)) for problem in problems]
     return config, task, problems, sampling
 
 
@@ -164,7 +168,8 @@ def eval(words: list[str]) -> int:
         check_judge(named(config.search), config.verify)
     elif config.verify:
         raise ValueError(f"verify is {config.verify!r}, and one thought needs no judge; give --search as well")
-    config, task, problems, sampling = prepared(config)
+    tools = open_tools(config.tools)
+    config, task, problems, sampling = prepared(config, tools)
     if folder is None:
         folder = folder_of(RUN, config.out, None)
         config = replace(config, out=str(folder))
@@ -183,7 +188,7 @@ def eval(words: list[str]) -> int:
             + (f" ({counted(len(done), 'problem')} drawn already)" if done else "")
         )
         try:
-            asyncio.run(_draw(config, task, todo, sampling, budget, store, bills))
+            asyncio.run(_draw(config, task, todo, sampling, budget, store, bills, tools))
         except KeyboardInterrupt:
             raise KeyboardInterrupt(again(PROG, folder)) from None
         except ConnectionError as error:
@@ -228,6 +233,7 @@ async def _draw(
     budget: Budget,
     store: Store,
     bills: dict[int | None, Bill],
+    tools: Tools | None,
 ) -> None:
     """Draw and grade the answers and keep them, whole problems at a time.
 
@@ -254,7 +260,7 @@ async def _draw(
                 stream = rollout(
                     problems,
                     engine,
-                    search=_search(config, budget, bills),
+                    search=_search(config, budget, bills, tools),
                     grade=task.grade,
                     verify=verify,
                     sampling=sampling,
@@ -272,12 +278,12 @@ async def _draw(
                         patience.see(all(trace.stop == "error" for trace in traces), traces[0])
 
 
-def _search(config: Config, budget: Budget, bills: dict[int | None, Bill]) -> Search:
+def _search(config: Config, budget: Budget, bills: dict[int | None, Bill], tools: Tools | None) -> Search:
     """k answers to a problem: one thought each, or each the end of a search of its own."""
     if budget.tokens is None:
-        return partial(best_of_n, n=config.k)
+        return partial(best_of_n, n=config.k, tools=tools)
     search = sized(config.search, budget.tokens, config.max_tokens)
-    one = answering(partial(search, verify_tokens=config.verify_tokens), bills)
+    one = answering(partial(search, verify_tokens=config.verify_tokens, tools=tools), bills)
 
     async def several(
         messages: Messages, engine: Engine, *, budget: Budget, verify: Verify | None, sampling: Sampling

@@ -13,7 +13,8 @@ from forethought.engines.http_body import Api
 from forethought.engines.models import resolve
 from forethought.engines.open import find, is_trained_here, open_engine
 from forethought.search.size import GUIDED, PARALLEL
-from forethought.thought.marks import INSTRUCTION
+from forethought.thought.marks import INSTRUCTION, OFFERS
+from forethought.thought.tools import Tools
 from forethought.types import Engine, Message, Messages
 from forethought.verify.open import open_verifier
 from forethought.verify.verdict import Verify
@@ -76,10 +77,12 @@ def instructs(model: str, instruct: Instruct) -> bool:
     return instruct == "yes" or (instruct == "auto" and not is_trained_here(model))
 
 
-def instructed(messages: Messages) -> Messages:
-    """The conversation with the instruction after its last turn: not every chat template takes a system turn."""
+def instructed(messages: Messages, tools: Tools | None = None) -> Messages:
+    """The conversation with the instruction after its last turn, the tools that may be called in it: not every chat
+    template takes a system turn."""
     last = messages[-1]
-    return (*messages[:-1], Message(role=last["role"], content=f"{last['content']}\n\n{INSTRUCTION}"))
+    told = " ".join((INSTRUCTION, *(OFFERS[name] for name in tools.called))) if tools else INSTRUCTION
+    return (*messages[:-1], Message(role=last["role"], content=f"{last['content']}\n\n{told}"))
 
 
 def is_untrained(model: str) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +25,9 @@ from forethought.cli.model import (
 )
 from forethought.cli.terminal import say, tell
 from forethought.engines.http_body import Api
+from forethought.engines.usage import Usage, counting
 from forethought.problems import final_answer
+from forethought.problems.tools import open_tools
 from forethought.scaling.words import counted
 from forethought.search.allocate import Allocation, auto, load
 from forethought.search.mix import Search
@@ -53,6 +54,8 @@ class Options:
     """Who judges thoughts: a trained one's folder, confidence, generative:MODEL, a URL, ..."""
     verify_tokens: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     """The most that one verdict computes: kept free for it, so that the budget holds."""
+    tools: Annotated[str, tyro.conf.arg(metavar="NAMES", help_behavior_hint="(default: none)")] = ""
+    """What a thought may call: python, calculator, or both with a comma."""
     allocation: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """For auto: what `forethought allocate` wrote, which has its own budget, searches and verifier."""
     k: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: TOKENS / max-tokens)")] = None
@@ -108,13 +111,15 @@ def solve(words: list[str]) -> int:
         search = sized(name, n * options.max_tokens, options.max_tokens)
     if options.verify_tokens:
         search = partial(search, verify_tokens=options.verify_tokens)
+    if tools := open_tools(options.tools):
+        search = partial(search, tools=tools)
     messages = user(question)
     if instructs(options.model, options.instruct):
-        messages = instructed(messages)
+        messages = instructed(messages, tools)
     if is_untrained(options.model):
         tell(UNTRAINED)
 
-    async def thought() -> tuple[Tree, float]:
+    async def thought() -> tuple[Tree, Usage]:
         async with (
             opened(options.model, options.dtype, options.api, options.cache_gib) as engine,
             judging(verify, options.model, engine, options.dtype) as judge,
@@ -123,9 +128,9 @@ def solve(words: list[str]) -> int:
                 tell(f"{'auto' if plan else name}, {tokens:,} tokens in all")
             else:
                 tell(f"up to {n} thoughts of {options.max_tokens} tokens, {tokens:,} in all" if n > 1 else "1 thought")
-            began = time.perf_counter()
-            tree = await search(messages, engine, budget=budget, verify=judge, sampling=sampling)
-            return tree, time.perf_counter() - began
+            with counting() as usage:
+                tree = await search(messages, engine, budget=budget, verify=judge, sampling=sampling)
+            return tree, usage
 
     return _show(*asyncio.run(thought()), options.show_thought)
 
@@ -148,11 +153,13 @@ def _allocation(options: Options) -> Allocation | None:
     return plan
 
 
-def _show(tree: Tree, seconds: float, show_thought: bool) -> int:
+def _show(tree: Tree, usage: Usage, show_thought: bool) -> int:
     """The best thought and its bill; where none ended, why."""
     thoughts = [steps for leaf in tree.leaves() if (steps := tree.steps(leaf))]
     ended = [steps for steps in thoughts if finished(steps[-1])]
-    bill = f"{tree.budget.used:,} tokens, {counted(len(thoughts), 'thought')}, {seconds:.1f} s"
+    bill = f"{tree.budget.used:,} tokens, {counted(len(thoughts), 'thought')}, {usage.seconds:.1f} s"
+    if usage.tool_calls:
+        bill += f" ({counted(usage.tool_calls, 'call')} of tools, {usage.tool_seconds:.1f} s)"
     if tree.best is None:
         if show_thought and thoughts:
             say(_text(thoughts[0]))

@@ -19,6 +19,7 @@ import tyro
 
 from forethought import __version__
 from forethought.problems import Task
+from forethought.problems.tools import open_tools
 from forethought.scaling.report import rebuild
 from forethought.scaling.stages import FILE, Report, Stage, load_report, save_report
 from forethought.store import Writer, open_store
@@ -42,6 +43,8 @@ class Settings:
     """Column of the answer."""
     max_tokens: int = 128
     """Longest thought."""
+    tools: str = ""
+    """What a thought may call while it is drawn: python, calculator, or both with a comma."""
     eval_problems: int = 200
     """Held-out problems; 0 measures nothing."""
     eval_samples: int = 4
@@ -62,6 +65,7 @@ class Settings:
     """The run's folder."""
 
     def __post_init__(self) -> None:
+        open_tools(self.tools)  # refuses what is not there
         at_least(self, 1, "max_tokens", "eval_samples")
         at_least(self, 0, "eval_problems", "eval_temperature", "lora_rank")
         if self.lora_rank and find_spec("peft") is None:

@@ -17,6 +17,7 @@ from forethought.engines.local import LocalEngine, TinyConfig, load_model
 from forethought.engines.local.quiet import quiet
 from forethought.engines.open import described, find, label_of
 from forethought.problems import Task
+from forethought.problems.tools import open_tools
 from forethought.recipes.run import Run, Settings
 from forethought.rollout import collect
 from forethought.scaling.cost import inference_flops, training_flops
@@ -24,6 +25,7 @@ from forethought.scaling.measure import gather
 from forethought.scaling.stages import Stage
 from forethought.scaling.table import table
 from forethought.search.best_of_n import best_of_n
+from forethought.thought.tools import Tools
 from forethought.train.adapters import adapted, is_adapted, plain
 from forethought.train.learner import Learner, adapters_off
 from forethought.types import Datum, Problem, Sampling, Trace
@@ -47,6 +49,8 @@ class Student:
     sampled_tokens: int = 0
     prefilled_tokens: int = 0
     """Of prompts; one that several thoughts share counts once."""
+    tools: Tools | None = None
+    """What its thoughts may call."""
     recompute: bool = False
     """Does learning compute activations again in the backward pass?"""
     began: float = field(default_factory=time.perf_counter)
@@ -68,7 +72,8 @@ class Student:
 
     def prepare(self, config: Settings) -> None:
         """From here on learn as `config` says: by adapters over weights that stay as they are where it has a
-        `lora_rank`, with little memory where it says `recompute`."""
+        `lora_rank`, with little memory where it says `recompute`; and think with its `tools`."""
+        self.tools = open_tools(config.tools)
         self.recompute = config.recompute
         if config.lora_rank:
             self.model = adapted(self.model, config.lora_rank, config.seed)
@@ -141,7 +146,7 @@ class Student:
             groups = collect(
                 problems,
                 self.engine,
-                search=partial(best_of_n, n=n),
+                search=partial(best_of_n, n=n, tools=self.tools),
                 grade=task.grade,
                 sampling=sampling,
                 concurrency=max(1, len(problems)),

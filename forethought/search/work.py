@@ -196,6 +196,7 @@ class Work:
             steps = (*prefix, *given)
             stops = tools.stops(steps) if tools else ()
             seed = derive(sampling.seed, "call", len(given)) if given else sampling.seed
+            room = hold.room
             try:
                 step = await self._sample(
                     hold, steps, replace(sampling, max_tokens=left, stop=(*sampling.stop, *stops), seed=seed)
@@ -207,8 +208,7 @@ class Work:
                 hold.risk, given, step = None, given[:-2], replace(given[-2], stop="length")
                 self._ended += 1
                 break
-            left -= min(left, spent(step, left))
-            step = tools.marked(step, stops) if tools else step
+            left -= room - hold.room
             if not left and (step.stop == "length" or step.action == "tool"):
                 step = replace(step, stop=cut)
             if not tools or step.action != "tool" or step.stop != "stop":
@@ -222,9 +222,12 @@ class Work:
         """One call of the engine, for `sampling.max_tokens` of the hold at most."""
         self._asked += hold.drawn > 0
         hold.drawn += 1
-        room = hold.risk = sampling.max_tokens
+        most = room = hold.risk = sampling.max_tokens
         step = await self._engine.sample(self._messages, prefix, sampling)
-        cost = spent(step, room)
+        if self._tools and (step := self._tools.marked(step, prefix)).action == "tool":
+            # Of a server that tells no tokens: all that was reserved would leave nothing to go on with.
+            most = min(room, len(step.text.encode()))
+        cost = spent(step, most)
         self._settle(min(cost, room), cost)
         hold.room, hold.risk = hold.room - min(cost, room), None
         self._ended += 1

@@ -50,9 +50,9 @@ class Tools:
         used = sum(step.action == "tool" for step in steps)
         return tuple(CALLS[name][1] for name in self.called) if used < self.calls else ()
 
-    def marked(self, step: Step, stops: Sequence[str]) -> Step:
-        """A step just drawn with these `stops`, as a call where one of them ended it."""
-        calls = step.sampled and step.stop == "stop" and step.text.endswith(tuple(stops)) if stops else False
+    def marked(self, step: Step, before: Sequence[Step]) -> Step:
+        """A step that was just drawn behind others, as a call where it ended at one of their `stops`."""
+        calls = step.sampled and step.stop == "stop" and step.text.endswith(self.stops(before))
         return replace(step, action="tool") if calls else step
 
     async def answer(self, steps: Sequence[Step]) -> Step:
