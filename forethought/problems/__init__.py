@@ -14,7 +14,7 @@ import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
-from forethought.problems import addition, chain, code, countdown, files, gym, instructions, letters, sums
+from forethought.problems import addition, chain, code, countdown, files, gym, instructions, letters, products, sums
 from forethought.problems.generate import Option
 from forethought.problems.grading import final_answer, grade, grade_answer
 from forethought.problems.proofs import task as proofs
@@ -22,7 +22,14 @@ from forethought.problems.task import Load, Split, Task
 
 __all__ = ["GENERATORS", "Load", "Split", "Task", "final_answer", "grade", "grade_answer", "open_task"]
 
-GENERATORS = {"addition": addition, "chain": chain, "countdown": countdown, "letters": letters, "sums": sums}
+GENERATORS = {
+    "addition": addition,
+    "chain": chain,
+    "countdown": countdown,
+    "letters": letters,
+    "products": products,
+    "sums": sums,
+}
 """Name to module. Each has `OPTIONS` (option to (parser, what it may be)) and `task(spec, **options)`."""
 
 
