@@ -14,7 +14,7 @@ import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
-from forethought.problems import addition, chain, code, countdown, files, gym, instructions, letters, products, sums
+from forethought.problems import addition, chain, code, countdown, files, gym, instructions, letters, mix, products, sums
 from forethought.problems.generate import Option
 from forethought.problems.grading import final_answer, grade, grade_answer
 from forethought.problems.proofs import task as proofs
@@ -59,18 +59,21 @@ def open_task(spec: str, *, question: str = "question", answer: str = "answer") 
     if name == "gym":
         chosen, _, others = rest.partition(",")
         return gym.task(spec, chosen, **_options(name, others, gym.OPTIONS))  # type: ignore[arg-type]  # by OPTIONS
+    if name == "mix":
+        weighted = [(weight, open_task(part, question=question, answer=answer)) for weight, part in mix.parts(rest)]
+        return mix.task(spec, weighted)
     if name == "instructions":
         return instructions.task(spec, **_options(name, rest, instructions.OPTIONS))  # type: ignore[arg-type]  # likewise
     if name == "proofs":
         return proofs.task(spec, **_options(name, rest, proofs.OPTIONS))  # type: ignore[arg-type]  # parsed by OPTIONS
     if Path(spec).suffix.lower() in files.SUFFIXES:
         return files.task(spec, Path(spec), question=question, answer=answer)
-    known = [*GENERATORS, "gsm8k", *PROGRAMS, "proofs", "gym", "instructions"]
+    known = [*GENERATORS, "gsm8k", *PROGRAMS, "proofs", "gym", "instructions", "mix"]
     near = difflib.get_close_matches(name, known, n=1)
     meant = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(
         f"there is no task {spec!r}; {meant}tasks are {', '.join(known)} "
-        f"(gsm8k:PATH, {PROGRAMS[0]}:path=PATH, proofs:path=PATH, gym:NAME), "
+        f"(gsm8k:PATH, {PROGRAMS[0]}:path=PATH, proofs:path=PATH, gym:NAME, mix:2*TASK + TASK), "
         f"or the path of a {', '.join(files.SUFFIXES)} file"
     )
 
