@@ -14,7 +14,19 @@ import difflib
 from collections.abc import Mapping
 from pathlib import Path
 
-from forethought.problems import addition, chain, code, countdown, files, gym, instructions, letters, mix, products, sums
+from forethought.problems import (
+    addition,
+    chain,
+    code,
+    countdown,
+    files,
+    gym,
+    instructions,
+    letters,
+    mix,
+    products,
+    sums,
+)
 from forethought.problems.generate import Option
 from forethought.problems.grading import final_answer, grade, grade_answer
 from forethought.problems.proofs import task as proofs
