@@ -19,6 +19,7 @@ COMMANDS = {
     "eval": ("evaluate", "measure a model on problems whose answers can be checked"),
     "sweep": ("sweep", "measure searches at one grid of budgets: what thinking longer buys"),
     "allocate": ("allocate", "from a sweep, which search to take for which difficulty and budget"),
+    "overlap": ("overlap", "was the test in the training data: which questions share a run of words with it"),
     "serve": ("serve", "serve models that think before they answer, over OpenAI's API"),
     "report": ("report", "write a run's report again from what it measured"),
     "models": ("models", "which models there are, and how to name any other"),
