@@ -8,7 +8,7 @@ import pytest
 from judges import ASKED, THOUGHT, Judge, ask, characters
 
 from forethought.engines.scripted import always
-from forethought.types import user
+from forethought.types import Step, user
 from forethought.verify.generative import presented
 from forethought.verify.rubric import WEIGHTS, Criterion, explicit, implicit, load, rating
 
@@ -142,3 +142,57 @@ def test_a_missing_rubric_is_named(tmp_path: Path) -> None:
         explicit(Judge(), ())
     with pytest.raises(ValueError, match="the rubric has 'sum' twice"):
         implicit(Judge(), (CRITERIA[0], CRITERIA[0]))
+
+
+RULES = """
+- rule: Every line has an equation.
+  unless: [the line only restates the question, "the line is the answer's own"]
+  weight: essential
+- criterion: States the sum.
+- rule: No line is longer than 80 characters.
+  name: short
+"""
+
+
+def test_rules_are_judged_with_their_exceptions(tmp_path: Path) -> None:
+    (tmp_path / "rules.yaml").write_text(RULES)
+    criteria = load(tmp_path / "rules.yaml")
+    assert [one.label for one in criteria] == ["rule 1", "States the sum.", "short"]
+    assert criteria[0].text.splitlines() == [
+        "Keeps this rule: Every line has an equation.",
+        "The rule does not hold, and counts as kept, where one of these is the case:",
+        "(1) the line only restates the question",
+        "(2) the line is the answer's own",
+    ]
+    judge = Judge(belief=lambda text: 1.0 if "(2) the line is" in text else 0.25)
+    (verdict,) = ask(explicit(judge, criteria), THOUGHT)
+    assert verdict.parts == pytest.approx({"rule 1": 1.0, "States the sum.": 0.25, "short": 0.25})
+    assert verdict.score == pytest.approx((1 + 2 * 0.25) / 3)
+
+
+@pytest.mark.parametrize(
+    ("row", "named"),
+    [
+        ('{"rule": ""}', "is no `rule` in words"),
+        ('{"rule": "a", "criterion": "b"}', "a rule or a criterion, not both"),
+        ('{"rule": "a", "unless": "b"}', "`unless` is 'b'; it must be a list of exceptions"),
+        ('{"rule": "a", "unless": [1]}', "it must be a list of exceptions"),
+        ('{"rule": "a", "because": "b"}', "it knows no because"),
+        ('{"rule": "a", "name": "x"}\n{"rule": "b", "name": "x"}', "has 'x' twice"),
+    ],
+)
+def test_a_broken_rule_is_named(tmp_path: Path, row: str, named: str) -> None:
+    (tmp_path / "rules.jsonl").write_text(row + "\n")
+    with pytest.raises(ValueError, match=named):
+        load(tmp_path / "rules.jsonl")
+
+
+def test_the_judge_sees_the_words_alone_and_not_which_arm_they_come_from() -> None:
+    marked = tuple(
+        Step(step.text, tokens=(7,), logprobs=(-0.5,), stop="stop", action="revise", sampled=False, value=0.99)
+        for step in THOUGHT
+    )
+    judge = Judge(belief=believed)
+    plain, other = ask(explicit(judge, CRITERIA), THOUGHT, marked)
+    assert plain == other
+    assert len(judge.read) == 2 * len(set(judge.read))

@@ -1,4 +1,4 @@
-"""Criteria with weights, judged by a language model (Rubrics as Rewards, arXiv 2507.17746, section 3)."""
+"""Criteria and rules with weights, judged by a language model (Rubrics as Rewards, arXiv 2507.17746, section 3)."""
 
 from __future__ import annotations
 
@@ -57,7 +57,9 @@ class Criterion:
 def load(path: Path | str) -> tuple[Criterion, ...]:
     """The criteria of a `.jsonl` file (an object a line) or a `.yaml` one (a list, or one under `criteria`).
 
-    An object has `criterion`, and may have `weight` (a number above 0, or one of `WEIGHTS`' words) and `name`.
+    An object has `criterion`, and may have `weight` (a number above 0, or one of `WEIGHTS`' words) and `name`. Or it
+    has a `rule`, and may have its exceptions, a list of texts, under `unless`; without a name it is called by its place
+    in the file, `rule 3`.
 
     Raises:
         ValueError: the file is missing, empty or of another kind, a row is broken (by its place), or names repeat.
@@ -70,7 +72,7 @@ def load(path: Path | str) -> tuple[Criterion, ...]:
     if path.suffix.lower() not in (".jsonl", ".yaml", ".yml"):
         raise ValueError(f"the rubric {path} is neither .jsonl nor .yaml")
     rows = _jsonl(path, text) if path.suffix.lower() == ".jsonl" else _yaml(path, text)
-    criteria = tuple(_criterion(where, row) for where, row in rows)
+    criteria = tuple(_criterion(where, _worded(where, row, place)) for place, (where, row) in enumerate(rows, 1))
     _check(criteria, str(path))
     return criteria
 
@@ -183,9 +185,26 @@ def _yaml(path: Path, text: str) -> list[tuple[str, Any]]:
     return [(f"{path}, criterion {number}", row) for number, row in enumerate(rows, 1)]
 
 
+def _worded(where: str, row: Any, place: int) -> Any:
+    """A rule with its exceptions as a criterion; anything else as it is."""
+    if not isinstance(row, dict) or "rule" not in row:
+        return row
+    rule, unless = row["rule"], row.get("unless", [])
+    if "criterion" in row or not isinstance(rule, str) or not rule.strip():
+        raise ValueError(f"{where}: {row!r:.80} is no `rule` in words; a row has a rule or a criterion, not both")
+    if not isinstance(unless, list) or not all(isinstance(one, str) and one.strip() for one in unless):
+        raise ValueError(f"{where}: `unless` is {unless!r:.80}; it must be a list of exceptions in words")
+    text = f"Keeps this rule: {rule.strip()}"
+    if unless:
+        listed = "\n".join(f"({number}) {one.strip()}" for number, one in enumerate(unless, 1))
+        text += f"\nThe rule does not hold, and counts as kept, where one of these is the case:\n{listed}"
+    others = {key: value for key, value in row.items() if key not in ("rule", "unless")}
+    return {"criterion": text, "name": f"rule {place}", **others}
+
+
 def _criterion(where: str, row: Any) -> Criterion:
     if not isinstance(row, dict) or not isinstance(row.get("criterion"), str):
-        raise ValueError(f"{where}: {row!r:.80} is no object with a `criterion` in words")
+        raise ValueError(f"{where}: {row!r:.80} is no object with a `criterion` in words, or a `rule`")
     if unknown := set(row) - {"criterion", "weight", "name"}:
         raise ValueError(f"{where}: it knows no {', '.join(sorted(map(str, unknown)))}; only criterion, weight, name")
     weight, name = row.get("weight", 1.0), row.get("name", "")
