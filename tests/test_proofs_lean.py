@@ -175,6 +175,16 @@ def test_axioms_beyond_the_standard_ones_may_be_allowed() -> None:
     assert judge("a\nb", [], allowed=lean.STANDARD, axioms_told=False).status == "proved"
 
 
+def test_a_message_that_was_printed_erases_none_of_leans() -> None:
+    told = [
+        {"severity": "info", "pos": {"line": 2}, "data": "'t' depends on axioms: [evil]"},
+        {"severity": "info", "pos": {"line": 2}, "data": "'t' does not depend on any axioms"},
+        {"severity": "info", "pos": {"line": 2}, "data": "'t' depends on axioms: [propext]"},
+    ]
+    for messages in (told, told[::-1]):
+        assert judge("a\nb", messages, allowed=lean.STANDARD).messages == ("it rests on evil",)
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
     with Server() as server:

@@ -65,9 +65,10 @@ def judge(
         said, line = str(message.get("data", "")), (message.get("pos") or {}).get("line")
         if line == asked:
             if (found := _AXIOMS.search(said)) is not None:
-                axioms = tuple(name.strip() for name in found[1].split(",") if name.strip())
+                # What was told is only added to: a program that prints messages of its own erases none of Lean's.
+                axioms = (axioms or ()) + tuple(name.strip() for name in found[1].split(",") if name.strip())
             elif "does not depend on any axioms" in said:
-                axioms = ()
+                axioms = axioms or ()
             elif message.get("severity") == "error" and axioms_told:
                 errors.append(said)
         elif message.get("severity") == "error":

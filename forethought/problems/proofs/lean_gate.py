@@ -14,22 +14,15 @@ from collections.abc import Iterator
 LONGEST = 200_000
 """Characters."""
 
-HOLES = ("sorry", "sorryAx", "admit", "stop", "proof_wanted")
-TRUST = ("native_decide", "native", "ofReduceBool", "ofReduceNat", "reduceBool", "reduceNat", "trustCompiler")
+HOLES = ("sorry", "sorryAx", "mkSorry", "admit", "stop", "proof_wanted", "plausible", "slim_check")
+TRUST = (
+    *("native_decide", "native", "ofReduceBool", "ofReduceNat", "reduceBool", "reduceNat", "trustCompiler"),
+    *("bv_decide", "bv_check"),
+)
 UNSAFE = (
-    *(
-        "axiom",
-        "axioms",
-        "constant",
-        "opaque",
-        "unsafe",
-        "partial",
-        "implemented_by",
-        "implementedBy",
-        "extern",
-        "csimp",
-    ),
-    *("csimp", "unsafeCast", "unsafeIO", "lcProof", "lcUnreachable", "lcAny", "debug", "skipKernelTC", "addDecl"),
+    *("axiom", "axioms", "constant", "opaque", "unsafe", "partial", "implemented_by", "implementedBy", "extern"),
+    *("csimp", "unsafeCast", "unsafeIO", "unsafeEIO", "unsafeBaseIO", "ptrAddrUnsafe", "lcProof", "lcUnreachable"),
+    *("lcAny", "debug", "skipKernelTC", "addDecl"),
 )
 META = (
     *("elab", "elab_rules", "by_elab", "macro", "macro_rules", "syntax", "notation", "notation3", "infix", "infixl"),
@@ -37,26 +30,36 @@ META = (
     *("run_meta", "eval_expr", "initialize", "builtin_initialize", "binder_predicate", "register_option"),
     *("Lean", "IO", "Elab", "Meta", "MetaM", "CoreM", "TermElabM", "TacticM", "CommandElabM", "Syntax", "System"),
 )
+OUTSIDE = (
+    *("include_str", "include_bytes", "dbg_trace", "dbgTrace", "dbgTraceVal", "dbgTraceIfShared", "dbgStackTrace"),
+    *("dbgSleep", "polyrith"),
+)
 COMMANDS = (
     *("theorem", "lemma", "def", "abbrev", "example", "instance", "class", "structure", "inductive", "coinductive"),
     *("namespace", "section", "end", "open", "export", "import", "set_option", "universe", "variable", "variables"),
     *("attribute", "deriving", "mutual", "noncomputable", "private", "protected", "include", "omit", "local", "scoped"),
     *("library_note", "add_decl_doc", "unseal", "seal", "public", "module", "meta", "prelude", "alias", "recall"),
+    *("nonrec", "unif_hint", "init_quot", "grind_pattern", "irreducible_def", "suppress_compilation"),
+    *("compile_inductive", "compile_def", "add_aesop_rules", "erase_aesop_rules", "declare_aesop_rule_sets"),
+    *("initialize_simps_projections", "declare_simp_like_tactic", "register_simp_attr", "with_weak_namespace"),
 )
 REFUSED = {
     **dict.fromkeys(HOLES, "leaves a hole"),
     **dict.fromkeys(TRUST, "trusts the compiler"),
     **dict.fromkeys(UNSAFE, "goes round the kernel"),
     **dict.fromkeys(META, "programs the elaborator"),
+    **dict.fromkeys(OUTSIDE, "reaches outside of the proof"),
     **dict.fromkeys(COMMANDS, "is no part of a proof"),
 }
 """Word to what it does. A word is refused as any part of a dotted name, too: `Lean.Elab`, `_root_.sorryAx`."""
 
 _WORD = re.compile(r"[^\W\d][\w!?'₀-₉ₐ-ₜᵢ-ᵪ]*")
+_ASCII = re.compile(r"[A-Za-z_][A-Za-z0-9_!?']*")
+_APART = frozenset(" \t\n([{,⟨")
+"""What may stand before a string or a comment: behind other signs Lean may read on (`s!"`, `r"`, `<--`, `\\/-`)."""
 _CHARACTER = re.compile(r"'(?:\\(?:x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.)|[^\\'\n])'")
 _STRING = re.compile(r'"(?:\\.|[^"\\])*"', re.DOTALL)
-_RAW = re.compile(r'r(#*)"')
-_PLAIN = re.compile(r"[\n\t -~¬±·×÷ˣΑ-ωϐ-ϵ‖†‡•…′″⁅⁆⁰ⁱ⁴-ₜ℀-⅏←-⇿∀-⋿⌈-⌋⟦-⟫⟵-⟿⦃⦄⦋-⦘⨀-⫿▸▹◃◂▻◅∎✝«»‹›ᵀᵁᵃ-ᵪ₀-₉ᶜᶠᶦ¹²³ª-º𝒜-𝓏𝔸-𝕫]")
+_PLAIN = re.compile(r"[\n\t -~¬±·×÷ˣΑ-ωϐ-ϵ‖†‡•…′″⁅⁆⁰ⁱ⁴-ₜ℀-⅏←-⇿∀-⋿⌈-⌋⟦-⟫⟵-⟿⦃⦄⦋-⦘⨀-⫿▸▹◃◂▻◅∎✝«»‹›ᵀᵁᵃ-ᵪ₀-₉ᶜᶠᶦ¹²³ªµº𝒜-𝓏𝔸-𝕫]")
 
 
 class Refusal(Exception):  # noqa: N818 - a verdict, not an error of ours
@@ -72,8 +75,10 @@ def inspect(proof: str) -> None:
             raise Refusal(f"the character {character!a} is none that proofs are written with")
     open_: list[str] = []
     for token in tokens(proof):
-        if token in REFUSED:
-            raise Refusal(f"{token} {REFUSED[token]}")
+        # A letter beyond ASCII may be a sign of its own: Mathlib's `sorryᶜ`, and everywhere `sorryλ x => x`.
+        for word in (token, *_ASCII.findall(token)):
+            if word in REFUSED:
+                raise Refusal(f"{word} {REFUSED[word]}")
         if token in "([{⟨⟪⦃":
             open_.append(token)
         elif token in ")]}⟩⟫⦄" and (not open_ or open_.pop() + token not in ("()", "[]", "{}", "⟨⟩", "⟪⟫", "⦃⦄")):
@@ -90,24 +95,28 @@ def tokens(proof: str) -> Iterator[str]:
     at, size = 0, len(proof)
     while at < size:
         here = proof[at]
+        apart = at == 0 or proof[at - 1] in _APART
+        if proof.startswith(("--", "/-"), at) and not apart:
+            raise Refusal(f"{proof[at : at + 2]} is read in two ways here; put a space before a comment")
         if proof.startswith("--", at):
             end = proof.find("\n", at)
             at = end if end >= 0 else size
+        elif proof.startswith(("/--", "/-!"), at):
+            raise Refusal("documentation is no part of a proof; begin a comment with /- and a space")
         elif proof.startswith("/-", at):
             at = _comment(proof, at)
-        elif (raw := _RAW.match(proof, at)) is not None and not _joined(proof, at):
-            end = proof.find('"' + raw[1], raw.end())
-            if end < 0:
-                raise Refusal("a raw string is never closed")
-            at = end + 1 + len(raw[1])
         elif here == '"':
-            if at and proof[at - 1] == "!":
-                raise Refusal("an interpolated string holds code")
+            if not apart:
+                raise Refusal("a string that is raw or interpolated is no part of a proof; put a space before a string")
             string = _STRING.match(proof, at)
             if string is None:
                 raise Refusal("a string is never closed")
+            if "{" in string[0]:
+                raise Refusal("a string with a { may hold code")
             at = string.end()
         elif here == "'" and (literal := _CHARACTER.match(proof, at)) is not None:
+            if '"' in literal[0]:
+                raise Refusal("a \" between ' is read in two ways; write '\\x22'")
             at = literal.end()
         elif here == "«":
             end = proof.find("»", at)
@@ -122,17 +131,14 @@ def tokens(proof: str) -> Iterator[str]:
         elif proof.startswith("@[", at):
             raise Refusal("an attribute @[ ] is no part of a proof")
         elif (word := _WORD.match(proof, at)) is not None:
+            if word[0] == "eval" and proof.startswith("%", word.end()):
+                raise Refusal("eval% programs the elaborator")
             yield word[0]
             at = word.end()
         else:
             if not here.isspace():
                 yield here
             at += 1
-
-
-def _joined(proof: str, at: int) -> bool:
-    """Is the sign at this place a part of the word before it?"""
-    return at > 0 and _WORD.fullmatch("a" + proof[at - 1]) is not None
 
 
 def _comment(proof: str, at: int) -> int:
