@@ -12,9 +12,10 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
-from forethought.problems.sandbox.inside import FAULT, NEWIPC, NEWNET, NEWNS, NEWPID, NEWUTS
+from forethought.problems.sandbox.inside import NEWIPC, NEWNET, NEWNS, NEWPID, NEWUTS
 from forethought.problems.sandbox.jail import command, environment, filters, missing, rlimits
 from forethought.problems.sandbox.run import PLAIN, Limits, Ran, Sandbox, SandboxUnavailable, drain, sealed
 
@@ -90,24 +91,46 @@ class _Died(Exception):  # noqa: N818 - it tells of an end, not of an error of o
     """The server closed its socket, or the program was killed from without."""
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A kind of server: how it is started, and what a program's limits are in its words (`inside.requests`)."""
+
+    words: Sequence[str]
+    """The command; what stands for a file of `files` is its number."""
+    environment: Mapping[str, str]
+    ask: Callable[[Limits], str]
+    refusal: Callable[[str], str]
+    """What it said before it failed to start, to what would help."""
+    files: Sequence[int] = ()
+
+
+def _bubblewrap(without: Collection[str], files: Sequence[int]) -> Kind:
+    def ask(limits: Limits) -> str:
+        tmp = "mode=1777,nr_inodes=4096" + (f",size={limits.disk}" if "disk" not in without else "")
+        return f"{0 if 'requests' in without else _NAMESPACES}|{tmp}|{rlimits(limits, without=without)}"
+
+    words = [*command(None, without=without), "serve", str(files[0]) if files else "-"]
+    return Kind(words, environment(without), ask, _refusal, files)
+
+
 class Server:
     """One jail that forks for each program; used by one thread at a time."""
 
-    def __init__(self, without: Collection[str] = ()) -> None:
+    def __init__(self, without: Collection[str] = (), kind: Kind | None = None) -> None:
         self.without = without
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        refused = filters(without)
+        refused = filters(without) if kind is None else b""
         files = [sealed(refused)] if refused else []
         try:
             with theirs, tempfile.TemporaryFile() as complaints:
-                words = command(None, without=without)
+                self.kind = kind or _bubblewrap(without, files)
                 self.process = subprocess.Popen(
-                    [*words, "serve", str(files[0]) if files else "-"],
+                    self.kind.words,
                     stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=complaints,
-                    pass_fds=files,
-                    env=environment(without),
+                    pass_fds=self.kind.files,
+                    env=self.kind.environment,
                     cwd="/",
                     start_new_session=True,  # Ctrl-C is the parent's to handle
                 )
@@ -115,7 +138,7 @@ class Server:
                 if self._hear(START_SECONDS) != b"ready":
                     self.kill()
                     complaints.seek(0)
-                    raise SandboxUnavailable(_refusal(complaints.read().decode(errors="replace")))
+                    raise SandboxUnavailable(self.kind.refusal(complaints.read().decode(errors="replace")))
         finally:
             _close(files)
 
@@ -127,11 +150,8 @@ class Server:
         began = time.monotonic()
         try:
             deadline, most = _allowance(limits, began, self.without)
-            tmp = "mode=1777,nr_inodes=4096" + (f",size={limits.disk}" if "disk" not in self.without else "")
-            spaces = 0 if "requests" in self.without else _NAMESPACES
-            request = f"{spaces}|{tmp}|{rlimits(limits, without=self.without)}"
             try:
-                socket.send_fds(self.control, [request.encode()], given)
+                socket.send_fds(self.control, [self.kind.ask(limits).encode()], given)
             except OSError as error:
                 raise _Died from error
             finally:
@@ -148,8 +168,6 @@ class Server:
         if said.startswith(b"fault") or not said:
             raise _Died(said.decode())
         code, used = said.split()
-        if int(code) == FAULT and not written:
-            raise _Died(complaints.decode(errors="replace").strip())
         if int(code) == -9:  # process 1 hears no SIGKILL from within
             if float(used) < 0.8 * math.ceil(limits.seconds):  # what the kernel counts is not quite what it tells
                 raise _Died("the program was killed from outside its jail")
@@ -176,7 +194,8 @@ class Server:
 class Pool:
     """Servers at rest, and how many may be at work. A program whose server dies under it is tried once more."""
 
-    def __init__(self, workers: int = WORKERS) -> None:
+    def __init__(self, workers: int = WORKERS, start: Callable[[], Server] = lambda: Server()) -> None:
+        self.start = start
         self.lock = threading.Lock()
         self.slots = threading.BoundedSemaphore(workers)
         self.idle: list[Server] = []
@@ -186,12 +205,12 @@ class Pool:
         """One program on whichever server is free; `lost` where two died under it."""
         began = time.monotonic()
         if os.getpid() != self.owner:  # a forked child must not speak into its parent's sockets
-            self.__init__(WORKERS)  # type: ignore[misc]  # everything anew, the lock that may be held included
+            self.__init__(WORKERS, self.start)  # type: ignore[misc]  # everything anew, the lock that may be held included
         with self.slots:
             for fresh in (False, True):
                 with self.lock:
                     server = self.idle.pop() if self.idle and not fresh else None
-                server = server or Server()
+                server = server or self.start()
                 kept = False
                 try:
                     ran = server.run(program, stdin, limits)
@@ -222,14 +241,20 @@ def pool() -> Sandbox:
     """Servers that fork for each program: 2 to 5 ms. Raises `SandboxUnavailable` where this machine has no jail."""
     if problem := missing():
         raise SandboxUnavailable(problem)
-    servers = Pool()
-    servers.idle.append(Server())
+    return serving("bwrap-pool", lambda: Server())
+
+
+def serving(name: str, start: Callable[[], Server]) -> Sandbox:
+    """The sandbox that a kind of server makes, once one was seen to run a program; else `SandboxUnavailable`."""
+    servers = Pool(start=start)
+    first = start()
+    servers.idle.append(first)
     tried = servers.run("print(2)", b"", Limits(seconds=START_SECONDS))
     if tried.out != b"2\n":
         servers.close()
-        raise SandboxUnavailable(_refusal(tried.complaint or tried.note))
+        raise SandboxUnavailable(first.kind.refusal(tried.complaint))
     atexit.register(servers.close)
-    return Sandbox("bwrap-pool", servers.run, WORKERS, servers.close)
+    return Sandbox(name, servers.run, WORKERS, servers.close)
 
 
 def _source(program: str) -> int:

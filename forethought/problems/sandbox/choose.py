@@ -6,12 +6,17 @@ import functools
 import os
 from collections.abc import Callable
 
-from forethought.problems.sandbox import bwrap, remote
+from forethought.problems.sandbox import bwrap, landlock, remote, wasi
 from forethought.problems.sandbox.run import Sandbox, SandboxUnavailable
 
 VARIABLE = "FORETHOUGHT_SANDBOX"
 """The environment variable that names one."""
-HERE: dict[str, Callable[[], Sandbox]] = {"bwrap-pool": bwrap.pool, "bwrap": bwrap.once}
+HERE: dict[str, Callable[[], Sandbox]] = {
+    "bwrap-pool": bwrap.pool,
+    "bwrap": bwrap.once,
+    "sandlock": landlock.pool,
+    "wasi": wasi.pool,
+}
 """What `auto` tries, in this order."""
 UNSAFE = "unsafe-no-sandbox"
 

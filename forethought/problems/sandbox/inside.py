@@ -1,17 +1,24 @@
 """What runs inside the jail, before the program and around it. The jail's interpreter gets this file as text.
 
-    python -s -S -c TEXT once PROGRAM_FD RLIMITS     run one program
-    python -s -S -c TEXT serve SECCOMP_FD            run one for each request on the socket that is standard input
+    python -s -S -c TEXT once PROGRAM_FD RLIMITS            run one program
+    python -s -S -c TEXT file PATH RLIMITS SECCOMP_HEX      run one where no file descriptor can be handed down
+    python -s -S -c TEXT text PROGRAM_HEX                   run one where nothing else can (WASI)
+    python -s -S -c TEXT serve SECCOMP_FD                   run one for each request on standard input, a socket
 
-Standard library only, any Python from 3.8; in the first form nothing is imported that takes time. Nothing here is
+Standard library only, any Python from 3.8; but in the last form nothing is imported that takes time. Nothing here is
 trusted with a verdict: what it reports is how a process ended.
 """
 
 from __future__ import annotations
 
 import os
-import resource
 import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:  # `typing` would take its time
+    import socket
+    from collections.abc import Callable
+    from typing import Any, NoReturn
 
 NEWNS, NEWUTS, NEWIPC, NEWPID, NEWNET = 0x20000, 0x4000000, 0x8000000, 0x20000000, 0x40000000
 NOSUID_NODEV = 6
@@ -22,9 +29,34 @@ FAULT = 125
 
 def limit(words: str) -> None:
     """`AS=1024 NPROC=4`: soft and hard limits of this process and those it will start."""
+    import resource  # which WASI does not have
+
     for word in words.split():
         name, _, value = word.partition("=")
         resource.setrlimit(getattr(resource, "RLIMIT_" + name), (int(value), int(value)))
+
+
+def call(name: str, *arguments: object) -> None:
+    """A function of the C library's; raises `OSError` where it fails."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def refuse(filters: bytes) -> None:
+    """No new rights for this process from here on, and no system call that `filters` (classic BPF) denies."""
+    import ctypes
+
+    call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if filters:
+
+        class Filters(ctypes.Structure):
+            _fields_ = [("length", ctypes.c_ushort), ("filters", ctypes.c_char_p)]
+
+        call("prctl", PR_SET_SECCOMP, 2, ctypes.byref(Filters(len(filters) // 8, filters)), 0, 0)
 
 
 def read(file: int) -> bytes:
@@ -82,76 +114,31 @@ def once(file: str, limits: str) -> None:
     program(source)
 
 
-def serve(filters: str) -> None:
-    """Fork for each request; each program is process 1 of namespaces of its own.
+def file(path: str, limits: str, filters: str) -> None:
+    """Run the program at `path` in this very process."""
+    try:
+        source = read(os.open(path, os.O_RDONLY))
+        limit(limits)
+        refuse(bytes.fromhex(filters))
+    except BaseException as error:  # noqa: BLE001 - nothing runs in a jail that did not close
+        os.write(2, f"{type(error).__name__}: {error}\n".encode())
+        os._exit(FAULT)
+    program(source)
 
-    A request is one packet: the namespaces to make, the options of the fresh /tmp, and the rlimits; with it come the
-    program and its standard streams, which this process never reads. The reply says how the program ended and what
-    processor time it took.
+
+def text(source: str) -> None:
+    """Run a program that is given as hexadecimal digits."""
+    program(bytes.fromhex(source))
+
+
+def requests(control: socket.socket, attend: Callable[[str, list[int]], None]) -> NoReturn:
+    """Fork for each request on `control`, until it is closed; each child attends to one and says how it ended.
+
+    A request is one packet; with it come the program and its standard streams, which this process never reads.
     """
     import array
-    import ctypes
     import gc
-    import select
-    import signal
     import socket
-
-    for common in ("json", "math", "typing", "collections", "heapq", "random", "itertools", "functools", "ast", "io"):
-        __import__(common)
-    libc = ctypes.CDLL(None, use_errno=True)
-    seccomp = read(int(filters)) if filters != "-" else b""
-    control = socket.socket(fileno=os.dup(0))
-    os.dup2(1, 0)  # /dev/null
-
-    def call(name: str, *arguments: object) -> None:
-        if getattr(libc, name)(*arguments) != 0:
-            number = ctypes.get_errno()
-            raise OSError(number, f"{name}: {os.strerror(number)}")
-
-    def close_jail(limits: str) -> None:
-        call("prctl", PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-        limit(limits)
-        call("prctl", PR_CAP_AMBIENT, 4, 0, 0, 0)
-        call("capset", (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
-        call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-        if seccomp:
-
-            class Filters(ctypes.Structure):
-                _fields_ = [("length", ctypes.c_ushort), ("filters", ctypes.c_char_p)]
-
-            call("prctl", PR_SET_SECCOMP, 2, ctypes.byref(Filters(len(seccomp) // 8, seccomp)), 0, 0)
-
-    def attend(spaces: int, tmp: str, limits: str, files: list[int]) -> None:
-        """Between the server and the program: makes the namespaces, waits, reports."""
-        call("unshare", spaces)
-        if spaces & NEWNS:
-            call("mount", b"tmpfs", b"/tmp", b"tmpfs", NOSUID_NODEV, tmp.encode())
-        os.chdir("/tmp")
-        child = os.fork()
-        if child == 0:
-            try:
-                control.close()
-                os.setsid()
-                source = read(files[0])
-                for target, file in enumerate(files[1:]):
-                    os.dup2(file, target)
-                    os.close(file)
-                close_jail(limits)
-            except BaseException as error:  # noqa: BLE001 - nothing runs in a jail that did not close
-                os.write(2, f"{type(error).__name__}: {error}\n".encode())
-                os._exit(FAULT)
-            program(source)
-        for file in files:
-            os.close(file)
-        poll = select.poll()
-        ended = os.pidfd_open(child)
-        poll.register(ended, select.POLLIN)
-        poll.register(control, 0)  # hung up: whoever asked is gone, or will not wait any more
-        poll.poll()
-        os.kill(child, signal.SIGKILL)
-        _, status, used = os.wait4(child, 0)
-        code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
-        control.send(f"{code} {used.ru_utime + used.ru_stime}".encode())
 
     gc.freeze()
     control.send(b"ready")
@@ -162,13 +149,9 @@ def serve(filters: str) -> None:
         files = array.array("i")
         for _, _, data in ancillary:
             files.frombytes(data)
-        spaces, tmp, limits = request.decode().split("|")
         middle = os.fork()
         if middle == 0:
-            try:
-                attend(int(spaces), tmp, limits, list(files))
-            except BaseException as error:  # noqa: BLE001 - the sandbox's wall: reported, and the server goes on
-                control.send(f"fault {type(error).__name__}: {error}".encode())
+            closed(control, attend, request.decode(), list(files))
             os._exit(0)
         for file in files:
             os.close(file)
@@ -176,7 +159,88 @@ def serve(filters: str) -> None:
             control.send(b"fault: the process around the program died")
 
 
+def closed(control: socket.socket, close: Callable[..., Any], *arguments: object) -> Any:
+    """What `close` returns once it has closed the jail around this process; else nothing runs in it, and that is said
+    in words that no program can say: it has no such socket."""
+    try:
+        return close(*arguments)
+    except BaseException as error:  # noqa: BLE001 - nothing runs in a jail that did not close
+        control.send(f"fault {type(error).__name__}: {error}".encode())
+        os._exit(FAULT)
+
+
+def streams(files: list[int]) -> bytes:
+    """Take a request's files for standard input, output and error; returns the program."""
+    source = read(files[0])
+    for target, file in enumerate(files[1:]):
+        os.dup2(file, target)
+        os.close(file)
+    return source
+
+
+def watch(control: socket.socket, child: int) -> tuple[int, float]:
+    """Wait until `child` ends, or end it when nobody listens any more: exit status, below 0 for a signal, and the
+    processor time that it took."""
+    import select
+    import signal
+
+    poll = select.poll()
+    ended = os.pidfd_open(child)
+    poll.register(ended, select.POLLIN)
+    poll.register(control, 0)  # hung up: whoever asked is gone, or will not wait any more
+    poll.poll()
+    os.kill(child, signal.SIGKILL)
+    _, status, used = os.wait4(child, 0)
+    code = -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
+    return code, used.ru_utime + used.ru_stime
+
+
+def serve(filters: str) -> None:
+    """Fork for each request; each program is process 1 of namespaces of its own.
+
+    A request is the namespaces to make, the options of the fresh /tmp, and the rlimits.
+    """
+    import ctypes
+    import signal
+    import socket
+
+    for common in ("json", "math", "typing", "collections", "heapq", "random", "itertools", "functools", "ast", "io"):
+        __import__(common)
+    seccomp = read(int(filters)) if filters != "-" else b""
+    control = socket.socket(fileno=os.dup(0))
+    os.dup2(1, 0)  # /dev/null
+
+    def attend(request: str, files: list[int]) -> None:
+        """Between the server and the program: makes the namespaces, waits, reports."""
+        spaces, tmp, limits = request.split("|")
+        call("unshare", int(spaces))
+        if int(spaces) & NEWNS:
+            call("mount", b"tmpfs", b"/tmp", b"tmpfs", NOSUID_NODEV, tmp.encode())
+        os.chdir("/tmp")
+
+        def close() -> bytes:
+            os.setsid()
+            source = streams(files)
+            call("prctl", PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+            limit(limits)
+            call("prctl", PR_CAP_AMBIENT, 4, 0, 0, 0)
+            call("capset", (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
+            refuse(seccomp)
+            control.close()
+            return source
+
+        child = os.fork()
+        if child == 0:
+            program(closed(control, close))
+        for file in files:
+            os.close(file)
+        code, used = watch(control, child)
+        control.send(f"{code} {used}".encode())
+
+    requests(control, attend)
+
+
+FORMS: dict[str, Callable[..., None]] = {"once": once, "file": file, "text": text, "serve": serve}
+
 if __name__ == "__main__":
-    if sys.argv[1] == "once":
-        once(*sys.argv[2:])
-    serve(sys.argv[2])
+    FORMS[sys.argv[1]](*sys.argv[2:])
