@@ -39,6 +39,7 @@ COMMANDS = (
     *("namespace", "section", "end", "open", "export", "import", "set_option", "universe", "variable", "variables"),
     *("attribute", "deriving", "mutual", "noncomputable", "private", "protected", "include", "omit", "local", "scoped"),
     *("library_note", "add_decl_doc", "unseal", "seal", "public", "module", "meta", "prelude", "alias", "recall"),
+    *("variable?", "whatsnew", "count_heartbeats", "sudo", "simproc_decl", "builtin_simproc", "builtin_dsimproc"),
     *("nonrec", "unif_hint", "init_quot", "grind_pattern", "irreducible_def", "suppress_compilation"),
     *("compile_inductive", "compile_def", "add_aesop_rules", "erase_aesop_rules", "declare_aesop_rule_sets"),
     *("initialize_simps_projections", "declare_simp_like_tactic", "register_simp_attr", "with_weak_namespace"),
