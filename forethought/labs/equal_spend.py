@@ -336,9 +336,11 @@ def report(config: Config, task: str) -> str:
     table = rows(cells, bank)
     (Path(config.out) / f"{task}.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     traces = (trace for place in places for trace in open_store(place / "store").traces(run=BANK))
+    steps = TASKS[task].steps
+    policy = f"tiny, {steps} steps of worked examples" if steps else "a planted policy and judge"
     page = Report(
         title=f"{TASKS[task].problems}: searches at equal spend",
-        model=f"tiny, {TASKS[task].steps} steps of worked examples, {counted(len(config.seeds), 'seed')}",
+        model=f"{policy}, {counted(len(config.seeds), 'seed')}",
         stages=(Stage(BANK, gather(traces)),),
         ks=tuple(1 << place for place in range(config.k.bit_length())),
         charts=charts([cell for cell in cells if cell.strategy in PICTURED], bank),
