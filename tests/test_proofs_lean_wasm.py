@@ -44,7 +44,9 @@ def test_a_real_lean_says_what_is_proved() -> None:
         with pytest.raises(Refusal):
             inspect(proof)
     sources = [Source(statement, proof).theorem for statement, (proof, _, _) in GATED.items()]
-    sources += [f"{statement}\n  {proof}\n\n" for statement, proof in HOLED.items()]
+    sources += [
+        f"{statement}\n  {proof}\n\n#print axioms {statement.split()[1]}\n" for statement, proof in HOLED.items()
+    ]
     text, code = asyncio.run(lean._once(words, "\n".join([EVIL, *sources]), None, 3000))
     if "bwrap:" in text:
         pytest.skip(f"{text.strip()[:200]}; as root, name a folder that every user may read in FORETHOUGHT_CACHE")
