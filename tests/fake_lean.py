@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from typing import Any
@@ -15,8 +16,8 @@ from typing import Any
 
 def messages(source: str) -> list[dict[str, Any]]:
     """What Lean says of this source; a word in the proof chooses."""
-    lines = source.rstrip("\n").split("\n")
-    last = {"line": len(lines), "column": 0}
+    lines = source.split("\n")
+    last = {"line": next((n for n, line in enumerate(lines, 1) if line.startswith("#print")), 1), "column": 0}
 
     def message(severity: str, data: str, line: int = 1, **more: Any) -> dict[str, Any]:
         return {"severity": severity, "pos": {"line": line, "column": 2}, "endPos": None, "data": data, **more}
@@ -66,7 +67,10 @@ def repl() -> None:
             print(json.dumps({"env": env, "messages": found}, indent=1) + "\n", flush=True)
         else:
             assert "env" in request or os.environ.get("BARE"), "the header was not used"
-            print(json.dumps({"env": env, "messages": messages(source)}, indent=1) + "\n", flush=True)
+            found = messages(source)
+            if (mark := re.search(r"#check \((\d+) : Nat\)", source)) is not None:
+                found.append({"severity": "info", "pos": None, "data": f"{mark[1]} : Nat"})
+            print(json.dumps({"env": env, "messages": found}, indent=1) + "\n", flush=True)
             if "chattering" in source:
                 print(json.dumps({"env": env, "messages": messages("plain")}) + "\n", flush=True)
 

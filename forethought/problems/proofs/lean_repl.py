@@ -1,7 +1,8 @@
 """Lean's REPL and servers of it: the imports are paid once, then a proof costs what it costs.
 
 The REPL (leanprover-community/repl) reads `{"cmd": ..., "env": n}` and an empty line, and answers JSON and an empty
-line. It has no numbers for requests, so one asks at a time, and a REPL that says more than it was asked is thrown away.
+line. It has no numbers for requests, so one asks at a time, each question has a mark that Lean repeats, and a REPL that
+answers another is thrown away.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,8 +66,6 @@ class _Repl:
     async def ask(self, text: str, seconds: float) -> dict[str, Any]:
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        if self.process.stdout._buffer:  # type: ignore[attr-defined]  # there is no public way to look without waiting
-            raise _Died("the REPL spoke unasked")
         self.uses += 1
         request: dict[str, Any] = {"cmd": text}
         if self.env is not None:
@@ -87,6 +87,17 @@ class _Repl:
             raise _Died(f"the REPL said {answer[:100]!r}") from error
         if not isinstance(told, dict):
             raise _Died(f"the REPL said {answer[:100]!r}")
+        return told
+
+    async def prove(self, text: str, seconds: float) -> dict[str, Any]:
+        mark = str(secrets.randbelow(10**17) + 10**17)  # an answer without it is to another question
+        told = await self.ask(f"{text.rstrip()}\n#check ({mark} : Nat)\n", seconds)
+        if "env" not in told:
+            return told  # it refuses the request
+        messages = told.get("messages", [])
+        told["messages"] = [message for message in messages if mark not in str(message.get("data"))]
+        if len(told["messages"]) == len(messages):
+            raise _Died("the REPL answered another question")
         return told
 
     async def close(self) -> None:
@@ -122,7 +133,7 @@ async def from_repl(
     async def once(source: Source, fresh: bool) -> dict[str, Any]:
         repl = idle.pop() if idle and not fresh else await _Repl.start(words, cwd, source.header, start_seconds)
         try:
-            told = await repl.ask(source.theorem, seconds)
+            told = await repl.prove(source.theorem, seconds)
         except BaseException:
             await repl.close()
             raise

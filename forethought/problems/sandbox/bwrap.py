@@ -139,6 +139,9 @@ class Server:
                     self.kill()
                     complaints.seek(0)
                     raise SandboxUnavailable(self.kind.refusal(complaints.read().decode(errors="replace")))
+        except (FileNotFoundError, PermissionError) as error:  # our own interpreter may be out of this user's reach
+            self.control.close()
+            raise SandboxUnavailable(f"its server does not start: {error}") from error
         finally:
             _close(files)
 
