@@ -183,12 +183,12 @@ def test_no_question_is_both_learned_from_and_held_out(trunk: str, drawn: str, t
     asked = config(trunk, tmp_path, eval_problems=5)
     traces = traces_of(drawn)
     twins = [replace(trace, problem_id=f"again/{trace.problem_id}") for trace in traces]
-    learn, held = verifier._divided([*traces, *twins], asked)
+    learn, held = verifier.divided([*traces, *twins], asked)
     assert len(held) == 5
     assert not {str(t.messages) for group in learn for t in group} & {str(t.messages) for group in held for t in group}
     assert sum(map(len, learn)) + sum(map(len, held)) == 2 * len(traces)
-    assert verifier._divided(traces, asked)[1] == verifier._divided(traces, asked)[1]
-    _, all_but = verifier._divided(traces, replace(asked, eval_problems=999))
+    assert verifier.divided(traces, asked)[1] == verifier.divided(traces, asked)[1]
+    _, all_but = verifier.divided(traces, replace(asked, eval_problems=999))
     assert len(all_but) == len({str(trace.messages) for trace in traces}) // 2
 
 

@@ -130,7 +130,7 @@ def main(config: Config, resume: Path | None = None) -> Path:
 
     with begin("generative", config, resume, place) as run:
         asked = _as_verifier(config)
-        learn, held = verifier._divided(verifier._traces(asked, run, student, source, fresh=place is None), asked)
+        learn, held = verifier.divided(verifier.judged_traces(asked, run, student, source, fresh=place is None), asked)
         chosen = [trace for group in learn for trace in distinct(group, config.per_problem, config.seed)]
         if critic is not None:
             known = problems_of(task, {trace.problem_id for trace in chosen})

@@ -131,7 +131,7 @@ def main(config: Config, resume: Path | None = None) -> Path:
         student.resume(checkpoint.load(place, learner).state["spent"])
 
     with begin("verifier", config, resume, place) as run:
-        learn, held = _divided(_traces(config, run, student, source, fresh=place is None), config)
+        learn, held = divided(judged_traces(config, run, student, source, fresh=place is None), config)
         units = _units(learn, config, student.tokenizer)
         data = [datum for unit in units for datum in unit]
         right = heads.odds(data) if config.balance and config.kind in ("outcome", "process") else 1.0
@@ -180,7 +180,7 @@ def chosen(path: Path, name: str) -> tuple[Store, str]:
     return store, name or names[0]
 
 
-def _traces(
+def judged_traces(
     config: Config, run: Run, student: Student, source: tuple[Store, str] | None, *, fresh: bool
 ) -> list[Trace]:
     """The thoughts to learn from, in steps as they are labelled: the store's, or drawn and kept in the run's own."""
@@ -240,7 +240,7 @@ def _steps(trace: Trace, config: Config) -> tuple[float | None, ...]:
     return verdict.steps if verdict is not None else ()
 
 
-def _divided(traces: Iterable[Trace], config: Config) -> tuple[list[list[Trace]], list[list[Trace]]]:
+def divided(traces: Iterable[Trace], config: Config) -> tuple[list[list[Trace]], list[list[Trace]]]:
     """Traces by problem, to learn from and held out. Problems that ask the same are one, so that none is in both."""
     groups: dict[str, list[Trace]] = {}
     for trace in traces:
