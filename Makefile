@@ -36,7 +36,7 @@ test: jail lint
 	$(PYTEST) -n $(WORKERS) $(ARGS)
 
 test-slow: $(VENV)/.installed-dev
-	$(PYTEST) -m "slow or smollm2" $(ARGS)
+	$(PYTEST) -m "slow or smollm2" -o timeout=3600 $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
