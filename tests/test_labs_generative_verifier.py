@@ -162,7 +162,7 @@ def test_a_folder_of_another_lab_is_refused_and_other_seeds_are_not(
     def reached(run: object) -> Path:
         raise InterruptedError
 
-    monkeypatch.setattr(lab, "_finish", reached)
+    monkeypatch.setattr(lab, "finish", reached)
     with pytest.raises(InterruptedError):
         lab.main(replace(begun, seeds=(4,)))
 

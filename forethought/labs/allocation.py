@@ -33,6 +33,7 @@ from tqdm import tqdm
 
 from forethought.engines.open import open_engine
 from forethought.labs.chains import MAX_TOKENS, mixed, pictures, tasks, taught
+from forethought.labs.runs import check, finish
 from forethought.problems import open_task
 from forethought.problems.task import Task
 from forethought.recipes import verifier
@@ -182,14 +183,8 @@ def _judge(config: Config, seed: int, policy: Path) -> Path:
         seed=seed,
         out=str(Path(config.out) / f"verifier-{seed}"),
     )
-    folder = Path(run.out)
-    begun = (folder / "config.json").exists()
-    if begun:
-        write_config(folder, "verifier", run, resume=True)
-    if not (folder / "done").exists():
-        verifier.main(run, folder if begun else None)
-        (folder / "done").touch()
-    return folder
+    check([run])
+    return finish(run)
 
 
 def _bank(

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from forethought.labs.runs import check, finish
 from forethought.problems import open_task
 from forethought.problems.task import Split, Task
 from forethought.recipes import sft
-from forethought.recipes.run import write_config
 from forethought.scaling.plot import svg
 from forethought.scaling.stages import Chart
 from forethought.thought.marks import thought_of
@@ -64,16 +64,10 @@ def taught(
         )
         for stage in range(stages)
     ]
-    for run in runs:
-        if (Path(run.out) / "config.json").exists():
-            write_config(Path(run.out), "sft", run, resume=True)
-    todo = [run for run in runs if not (Path(run.out) / "done").exists()]
-    if todo:
+    check(runs)
+    if any(not (Path(run.out) / "done").exists() for run in runs):
         _write(folder, mixed(levels, modulus, "train", examples, seed), tasks(levels, modulus))
-    for run in todo:
-        sft.main(run, Path(run.out) if (Path(run.out) / "config.json").exists() else None)
-        (Path(run.out) / "done").touch()
-    return [Path(run.out) for run in runs]
+    return [finish(run) for run in runs]
 
 
 def _write(folder: Path, problems: Sequence[Problem], of: Sequence[Task]) -> None:

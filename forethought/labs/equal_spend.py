@@ -33,9 +33,9 @@ from tqdm import tqdm
 from forethought.engines.open import open_engine
 from forethought.engines.scripted import Scripted
 from forethought.labs.planted import judge, policy
+from forethought.labs.runs import check, finish
 from forethought.problems import Task, open_task
 from forethought.recipes import sft, verifier
-from forethought.recipes.run import write_config
 from forethought.scaling.bank import Drawn, banked, fill, prices
 from forethought.scaling.measure import Estimate, estimate, gather
 from forethought.scaling.report import write_report
@@ -155,19 +155,10 @@ def main(config: Config) -> Path:
     if odd := [name for name in config.arms if name not in ARMS]:
         raise ValueError(f"there is no arm {odd[0]!r} in this lab; there is {', '.join(ARMS)}")
     places = [(task, seed) for task in config.tasks for seed in config.seeds]
-    for run in (run for place in places for run in plan(config, *place)):
-        if (Path(run.out) / "config.json").exists():
-            write_config(Path(run.out), recipe_of(run), run, resume=True)
+    check(run for place in places for run in plan(config, *place))
     for task, seed in places:
         for run in plan(config, task, seed):
-            folder = Path(run.out)
-            if not (folder / "done").exists():
-                resume = folder if (folder / "config.json").exists() else None
-                if isinstance(run, verifier.Config):
-                    verifier.main(run, resume)
-                else:
-                    sft.main(run, resume)
-                (folder / "done").touch()
+            finish(run)
         asyncio.run(measure(config, task, seed))
     for task in config.tasks:
         print(report(config, task))
@@ -177,11 +168,6 @@ def main(config: Config) -> Path:
 def place_of(config: Config, task: str, seed: int) -> Path:
     """Where a task's runs of one seed are."""
     return Path(config.out) / f"{task}-{seed}"
-
-
-def recipe_of(run: sft.Config | verifier.Config) -> str:
-    """What the run's recipe is called."""
-    return "verifier" if isinstance(run, verifier.Config) else "sft"
 
 
 def plan(config: Config, task: str, seed: int) -> list[sft.Config | verifier.Config]:

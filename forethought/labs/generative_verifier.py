@@ -31,6 +31,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from forethought.labs.runs import finish
 from forethought.problems import open_task
 from forethought.recipes import generative, sft, verifier
 from forethought.recipes.run import at_least, write_config
@@ -110,11 +111,11 @@ def main(config: Config) -> Path:
     write_config(out, "generative_verifier", replace(config, seeds=()), resume=(out / "config.json").exists())
     found: dict[str, dict[str, list[Trace]]] = {words: {} for words in (config.known, *config.unseen)}
     for seed in config.seeds:
-        base = _finish(base_of(config, seed))
+        base = finish(base_of(config, seed))
         bank = open_store(out / f"bank-{seed}")
         _draw(config, seed, base, bank)
         for arm in ARMS:
-            run = _finish(arm_of(config, seed, arm, base))
+            run = finish(arm_of(config, seed, arm, base))
             for words, arms in found.items():
                 arms.setdefault(arm, []).extend(_judged(config, seed, arm, words, run, bank))
     voters = {
@@ -154,21 +155,6 @@ def arm_of(config: Config, seed: int, arm: str, base: Path) -> verifier.Config |
         k=max(config.votes),
         critique_tokens=160,  # one of 6 words has 145; with the longest prompt and a forced question it still fits
     )
-
-
-def _finish(run: sft.Config | verifier.Config | generative.Config) -> Path:
-    """The run's folder, once it is done."""
-    folder = Path(run.out)
-    if not (folder / "done").exists():
-        place = folder if (folder / "config.json").exists() else None
-        if isinstance(run, sft.Config):
-            sft.main(run, place)
-        elif isinstance(run, verifier.Config):
-            verifier.main(run, place)
-        else:
-            generative.main(run, place)
-        (folder / "done").touch()
-    return folder
 
 
 def _draw(config: Config, seed: int, base: Path, bank: Store) -> None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from forethought.recipes import critic, sft, verifier
+from forethought.recipes import sft
 from forethought.recipes.run import Settings, write_config
-
-Run = sft.Config | critic.Config | verifier.Config
 
 
 def taught(out: str, seed: int, problems: str, steps: int) -> sft.Config:
@@ -28,19 +27,14 @@ def check(runs: Iterable[Settings]) -> None:
             write_config(Path(run.out), type(run).__module__.rpartition(".")[2], run, resume=True)
 
 
-def finish(run: Run) -> None:
-    """Run it, or go on with it; nothing where it is done."""
+def finish(run: Settings) -> Path:
+    """The run's folder, once it is done: by its recipe, from nothing or from where it stands."""
     folder = Path(run.out)
-    if (folder / "done").exists():
-        return
-    place = folder if (folder / "config.json").exists() else None
-    if isinstance(run, sft.Config):
-        sft.main(run, place)
-    elif isinstance(run, critic.Config):
-        critic.main(run, place)
-    else:
-        verifier.main(run, place)
-    (folder / "done").touch()
+    if not (folder / "done").exists():
+        recipe = importlib.import_module(type(run).__module__)
+        recipe.main(run, folder if (folder / "config.json").exists() else None)
+        (folder / "done").touch()
+    return folder
 
 
 def kept(path: Path, settings: Mapping[str, Any], measure: Callable[[], Any]) -> Any:

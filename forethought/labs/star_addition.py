@@ -16,16 +16,16 @@ The pre-registered shape: in `star` the lengths cross 50 % in order; in `rationa
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tyro
 
+from forethought.labs.runs import check, finish
 from forethought.recipes import sft, star
-from forethought.recipes.run import write_config
 from forethought.scaling.measure import pass_at
 from forethought.scaling.stages import Stage, load_report
+from forethought.train.metrics import read
 
 ARMS = ("direct", "star", "rationalised")
 
@@ -54,19 +54,9 @@ def main(config: Config) -> Path:
     Raises ValueError, before anything is run, where a folder holds a run with other settings than this lab's.
     """
     runs = plan(config)
+    check(runs)
     for run in runs:
-        if (Path(run.out) / "config.json").exists():
-            write_config(Path(run.out), "star" if isinstance(run, star.Config) else "sft", run, resume=True)
-    for run in runs:
-        folder = Path(run.out)
-        if (folder / "done").exists():
-            continue
-        place = folder if (folder / "config.json").exists() else None
-        if isinstance(run, star.Config):
-            star.main(run, place)
-        else:
-            sft.main(run, place)
-        (folder / "done").touch()
+        finish(run)
     for arm in ARMS:
         for seed in config.seeds:
             print(table(Path(config.out) / f"{arm}-{seed}"))
@@ -115,7 +105,7 @@ def table(run: Path) -> str:
         crossing = next((str(index) for index, value in enumerate(curve) if value >= 0.5), "never")
         name = f"{level} digits" if level != "all" else "all"
         lines.append(f"{name:>14} " + " ".join(f"{100 * value:4.0f}" for value in curve) + f"   50 % at {crossing}")
-    rows = [json.loads(row) for row in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    rows = read(run)
     for name in ("sound_thoughts", "sound_rationales"):
         share = [f"{100 * row[name]:4.0f}" if name in row else "   -" for row in rows]
         if any(name in row for row in rows):

@@ -28,13 +28,11 @@ from forethought.problems.sandbox import Case, Credit, Limits, Sandbox, Tests, d
 from forethought.problems.sandbox.calls import plain
 from forethought.problems.sandbox.run import PLAIN
 from forethought.problems.task import Split, Task, check_load
-from forethought.thought.marks import after_thought
+from forethought.thought.marks import blocks, code_of
 from forethought.types import Messages, Problem, Step, Trace, Verdict, user
 
 SUFFIXES = (".jsonl", ".json", ".gz", ".parquet")
 REQUEST = "Answer with the whole program in one Python code block."
-
-_FENCED = re.compile(r"^```[a-zA-Z0-9]*[ \t]*\n(.*?)(?:^```|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def _credit(text: str) -> Credit:
@@ -114,11 +112,9 @@ def program_of(text: str, prompt: str = "", functions: Sequence[str] = ()) -> st
     `functions`, which is then its continuation, and also before one that does, for what the prompt imports and
     defines. `None` where a thought never closed.
     """
-    shown = after_thought(text)
-    if shown is None:
+    code = code_of(text)
+    if code is None:
         return None
-    blocks = _FENCED.findall(shown)
-    code = blocks[-1] if blocks else shown.strip("\n")
     defined = functions and re.search(rf"^(?:async )?def {re.escape(functions[-1])}\b", code, re.MULTILINE)
     return f"{prompt}\n{code}" if defined and prompt else prompt + code
 
@@ -140,7 +136,7 @@ async def run_shown(
     does not even start, and `None` where it does.
     """
     asked = messages[-1]["content"]
-    prompts = _FENCED.findall(asked)
+    prompts = blocks(asked)
     program = program_of("".join(step.text for step in steps), prompts[0] if prompts else "", _defined(asked))
     if program is None:
         return Verdict(score=0.0, note="the thought never closed")

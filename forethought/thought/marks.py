@@ -15,6 +15,8 @@ CALLS = {"python": ("<python>", "</python>"), "calculator": ("<calc>", "</calc>"
 OUTPUT = ("<output>", "</output>")
 """Stand around what the tool gave back."""
 
+_FENCED = re.compile(r"^```[a-zA-Z0-9]*[ \t]*\n(.*?)(?:^```|\Z)", re.DOTALL | re.MULTILINE)
+
 INSTRUCTION = (
     "Think step by step between <think> and </think>, one step a line, then give the final answer in \\boxed{}."
 )
@@ -62,6 +64,23 @@ def after_thought(text: str) -> str | None:
         return text
     close = _last_close(text)
     return None if close is None else text[close + len(CLOSE) :]
+
+
+def blocks(text: str) -> list[str]:
+    """Contents of every code block, in order; one that is never closed goes on to the end."""
+    return _FENCED.findall(text)
+
+
+def code_of(text: str) -> str | None:
+    """The code that a text answers with: its last block after the thought, or all that stands there.
+
+    `None` where a thought never closed.
+    """
+    shown = after_thought(text)
+    if shown is None:
+        return None
+    found = blocks(shown)
+    return found[-1] if found else shown.strip("\n")
 
 
 def _last_close(text: str) -> int | None:

@@ -190,8 +190,8 @@ class Database:
     def check(self, goal: Assertion, proof: str) -> Checked:
         """Does `proof` prove `goal`? `axioms` are those it rests on, through every theorem it names."""
         try:
-            steps, saved = self._steps(goal, proof)
-            self._run(goal, steps, saved)
+            steps = self._steps(goal, proof)
+            self._run(goal, steps)
         except Refused as error:
             return Checked("refuted", (str(error),), checker="metamath")
         named = [step.label for step in steps if isinstance(step, Assertion)]
@@ -214,15 +214,15 @@ class Database:
                 found.add(label)
         return found
 
-    def _steps(self, goal: Assertion, proof: str) -> tuple[list[Assertion | Hypothesis | int], bool]:
-        """The steps of a proof, a number being the saved formula of that place, and whether formulas are saved."""
+    def _steps(self, goal: Assertion, proof: str) -> list[Assertion | Hypothesis | int]:
+        """The steps of a proof; a number is the saved formula of that place, and -1 saves one."""
         if len(proof) > LONGEST_PROOF:
             raise Refused(f"the proof has {len(proof)} characters; at most {LONGEST_PROOF} are read")
         words = proof.split()
         if not words:
             raise Refused("the proof is empty")
         if words[0] != "(":
-            return [self._named(goal, word) for word in words], False
+            return [self._named(goal, word) for word in words]
         if ")" not in words:
             raise Refused("the list of labels in ( is never closed")
         at = words.index(")")
@@ -256,7 +256,7 @@ class Database:
                 raise Refused(f"the proof has more than {MOST_STEPS} steps")
         if number:
             raise Refused("the letters end in the middle of a number")
-        return steps, True
+        return steps
 
     def _named(self, goal: Assertion, word: str) -> Assertion | Hypothesis:
         if word == "?":
@@ -272,7 +272,7 @@ class Database:
             return found
         raise Refused(f"there is no {word[:80]}")
 
-    def _run(self, goal: Assertion, steps: list[Assertion | Hypothesis | int], saves: bool) -> None:
+    def _run(self, goal: Assertion, steps: list[Assertion | Hypothesis | int]) -> None:
         if len(steps) > MOST_STEPS:
             raise Refused(f"the proof has more than {MOST_STEPS} steps")
         stack: list[Symbols] = []

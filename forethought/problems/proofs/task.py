@@ -15,7 +15,6 @@ import asyncio
 import atexit
 import contextlib
 import functools
-import re
 import shutil
 import threading
 from collections.abc import Callable, Coroutine
@@ -31,7 +30,7 @@ from forethought.problems.proofs.lean import from_file, jailed
 from forethought.problems.proofs.lean_repl import from_repl, from_server
 from forethought.problems.proofs.metamath import Database
 from forethought.problems.task import Split, Task, check_load
-from forethought.thought.marks import after_thought
+from forethought.thought.marks import code_of
 from forethought.types import Problem, Trace, Verdict, user
 
 T = TypeVar("T")
@@ -44,8 +43,6 @@ CHECKERS = {
     "kimina": "Give the Lean 4 proof that stands behind `:=`.",
 }
 """Checker to what the question asks for."""
-
-_FENCED = re.compile(r"^```[a-zA-Z0-9]*[ \t]*\n(.*?)(?:^```|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def _checker(text: str) -> str:
@@ -106,7 +103,7 @@ def task(
     def grade(problem: Problem, trace: Trace) -> Verdict:
         if (verdict := unjudged(trace)) is not None:
             return verdict
-        proof = proof_of(trace.text)
+        proof = code_of(trace.text)
         if proof is None:
             return Verdict(score=0.0, note="the thought never closed")
         header = problem.meta.get("header", "")
@@ -125,15 +122,6 @@ def verdict_of(told: Checked, proof: str) -> Verdict:
     score = {"proved": 1.0, "refuted": 0.0, "timeout": 0.0, "error": None}[told.status]
     note = "; ".join((told.status, *told.messages))[:2000]
     return Verdict(score=score, answer=proof.strip(), note=f"{told.checker} {told.version}".strip() + f": {note}")
-
-
-def proof_of(text: str) -> str | None:
-    """The last code block after the thought, or all that stands there; `None` where the thought never closed."""
-    shown = after_thought(text)
-    if shown is None:
-        return None
-    blocks = _FENCED.findall(shown)
-    return blocks[-1] if blocks else shown.strip("\n")
 
 
 def worked(problem: Problem) -> str:
