@@ -35,7 +35,7 @@ async def judge(messages: Messages, steps: tuple[Step, ...]) -> Verdict:
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> Scripted:
     engine = Scripted(says)
-    monkeypatch.setattr(equal_spend, "TASKS", {"chain": Asked("chain:steps=1,modulus=3", 1, 40, 24)})
+    monkeypatch.setattr(equal_spend, "TASKS", {"chain": Asked("chain:steps=1,modulus=3", 8, 40, 24)})
     monkeypatch.setattr(equal_spend, "plan", lambda *asked: [])
     monkeypatch.setattr(equal_spend, "open_engine", lambda path: engine)
     monkeypatch.setattr(equal_spend, "open_verifier", lambda path, engine=None: judge)

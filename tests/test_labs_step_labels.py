@@ -95,6 +95,9 @@ def test_the_lab_goes_on_where_it_was_killed_and_prints_the_same_tables_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = replace(SMALL, out=str(tmp_path / "lab"))
+    step_labels.main(replace(asked, arms=("cold",)))
+    assert [place.parent.name for place in tmp_path.glob("lab/*/done")] == ["cold-3"]
+    assert "thoughts each" not in capsys.readouterr().out
     drawn: list[str] = []
     collect = rollout.collect
 
@@ -134,5 +137,7 @@ def test_what_is_asked_wrongly_is_refused() -> None:
         replace(SMALL, reliability=(0.9, 1.0))
     with pytest.raises(ValueError, match="at least one number"):
         replace(SMALL, ks=())
+    with pytest.raises(ValueError, match="there is no arm 'warm' in this lab; there is cold, strong, bank, learned"):
+        replace(SMALL, arms=("warm",))
     with pytest.raises(ValueError, match="bank is 0"):
         replace(SMALL, bank=0)

@@ -36,6 +36,7 @@ from forethought.labs.planted import judge, policy
 from forethought.labs.runs import check, finish
 from forethought.problems import Task, open_task
 from forethought.recipes import sft, verifier
+from forethought.recipes.run import at_least
 from forethought.scaling.bank import Drawn, banked, fill, prices
 from forethought.scaling.measure import Estimate, estimate, gather
 from forethought.scaling.report import write_report
@@ -64,8 +65,8 @@ class Asked:
     """A task of the lab, and how far its policy is taught."""
 
     problems: str
-    steps: int
-    """Optimizer steps of 32 worked examples: as many as leave the policy half taught; 0 for a planted policy."""
+    examples: int
+    """Worked examples that the policy learns by heart: as few as leave it half taught; 0 for a planted policy."""
     max_tokens: int
     """Of a whole thought."""
     step_tokens: int
@@ -74,8 +75,8 @@ class Asked:
 
 TASKS = {
     "planted": Asked("chain:steps=8,modulus=7", 0, 160, 24),
-    "chain": Asked("chain:steps=8,modulus=7", 160, 160, 24),
-    "addition": Asked("addition:digits=6", 160, 160, 24),
+    "chain": Asked("chain:steps=8,modulus=10", 150, 160, 24),
+    "addition": Asked("addition:digits=6", 150, 160, 24),
 }
 
 
@@ -140,8 +141,17 @@ class Config:
     """Of each task and seed, that nothing was trained or chosen on."""
     k: int = 32
     """Thoughts of each in the bank."""
+    policy_steps: int = 500
+    """Optimizer steps of a policy, 16 worked examples each."""
+    learned: int = 4000
+    """Training problems, two thoughts each, that a process head learns from."""
+    verifier_steps: int = 1000
+    """Its optimizer steps, 32 thoughts each."""
     out: str = "runs/equal-spend"
     """Where the runs go; those that are there already are gone on with."""
+
+    def __post_init__(self) -> None:
+        at_least(self, 1, "problems", "k", "policy_steps", "learned", "verifier_steps")
 
 
 def main(config: Config) -> Path:
@@ -174,16 +184,17 @@ def plan(config: Config, task: str, seed: int) -> list[sft.Config | verifier.Con
     """The policy, and the heads that are trained on its own thoughts of training problems; a value head where an arm
     has one."""
     asked, place = TASKS[task], place_of(config, task, seed)
-    if not asked.steps:
+    if not asked.examples:
         return []
     taught = sft.Config(
         problems=asked.problems,
-        examples=6000,
-        batch=32,
-        steps=asked.steps,
-        lr=2e-3,
+        examples=asked.examples,
+        batch=16,
+        steps=config.policy_steps,
+        save_every=config.policy_steps,
+        lr=3e-3,
         warmup=20,
-        layers=3,
+        layers=2,
         width=96,
         seed=seed,
         eval_problems=0,
@@ -194,10 +205,11 @@ def plan(config: Config, task: str, seed: int) -> list[sft.Config | verifier.Con
         model=taught.out,
         problems=asked.problems,
         kind="process",
-        examples=256,
-        samples=8,
+        examples=config.learned,
+        samples=2,
         batch=32,
-        steps=600,
+        steps=config.verifier_steps,
+        save_every=config.verifier_steps,
         lr=1e-3,
         seed=seed + 1000,
         eval_problems=32,
@@ -205,7 +217,16 @@ def plan(config: Config, task: str, seed: int) -> list[sft.Config | verifier.Con
         max_tokens=asked.max_tokens,
         out=str(place / "process"),
     )
-    value = replace(process, kind="value", freeze=True, store=process.out, lr=3e-3, steps=100, out=str(place / "value"))
+    value = replace(
+        process,
+        kind="value",
+        freeze=True,
+        store=process.out,
+        lr=3e-3,
+        steps=100,
+        save_every=100,
+        out=str(place / "value"),
+    )
     return [taught, process, *([value] if "value" in {ARMS[name].judge for name in config.arms} else [])]
 
 
@@ -226,7 +247,7 @@ async def measure(config: Config, task: str, seed: int) -> None:
     if not undrawn and not left:
         return
     place.mkdir(parents=True, exist_ok=True)
-    engine, judges = players(place, {"process", *(ARMS[name].judge for name, _ in left)}, planted=not asked.steps)
+    engine, judges = players(place, {"process", *(ARMS[name].judge for name, _ in left)}, planted=not asked.examples)
     if undrawn:
         await _fill(place, opened, undrawn, engine, judges["process"], Sampling(asked.max_tokens, seed=seed), config.k)
     bank = bank_of(config, task, seed)
@@ -322,8 +343,8 @@ def report(config: Config, task: str) -> str:
     table = rows(cells, bank)
     (Path(config.out) / f"{task}.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
     traces = (trace for place in places for trace in open_store(place / "store").traces(run=BANK))
-    steps = TASKS[task].steps
-    policy = f"tiny, {steps} steps of worked examples" if steps else "a planted policy and judge"
+    examples = TASKS[task].examples
+    policy = f"tiny, {examples} worked examples" if examples else "a planted policy and judge"
     page = Report(
         title=f"{TASKS[task].problems}: searches at equal spend",
         model=f"{policy}, {counted(len(config.seeds), 'seed')}",

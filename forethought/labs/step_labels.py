@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -39,6 +40,7 @@ from forethought.problems import Task, open_task
 from forethought.recipes import sft, verifier
 from forethought.recipes.label import Completer, cut, monte_carlo, true
 from forethought.recipes.run import at_least, write_config
+from forethought.recipes.student import Student
 from forethought.rollout import collect
 from forethought.search.best_of_n import best_of_n
 from forethought.search.seeds import derive
@@ -60,6 +62,8 @@ class Config:
 
     seeds: tuple[int, ...] = (0, 1, 2)
     """A policy, its verifiers and its bank for each of them."""
+    arms: tuple[str, ...] = ()
+    """Those to run now, in this order; empty runs all. Tables are printed of what is there."""
     steps: int = 8
     """Links of a chain."""
     modulus: int = 10
@@ -119,6 +123,8 @@ class Config:
             raise ValueError(f"weak_steps is {self.weak_steps}; it must be from 1 to {self.cold_steps - 1}")
         if not all(0 < chance < 1 for chance in self.reliability):
             raise ValueError(f"reliability is {self.reliability}; each must be above 0 and below 1")
+        if odd := [name for name in self.arms if name not in ARMS]:
+            raise ValueError(f"there is no arm {odd[0]!r} in this lab; there is {', '.join(ARMS)}")
         if not self.seeds or not self.ks or not self.lengths:
             raise ValueError("seeds, ks and lengths each need at least one number")
 
@@ -133,21 +139,31 @@ class Config:
 
 
 def main(config: Config) -> Path:
-    """Run what is missing of all arms and seeds, and print the tables.
+    """Run what is missing of the arms and seeds, and print the tables of those that are there.
 
-    Raises ValueError, before anything is run, where the folder holds a lab with other settings; `seeds` may differ.
+    Raises ValueError, before anything is run, where the folder holds a lab with other settings; `seeds` and `arms` may
+    differ.
     """
     out = Path(config.out)
-    write_config(out, "step_labels", replace(config, seeds=(0,)), resume=(out / "config.json").exists())
+    write_config(out, "step_labels", replace(config, seeds=(0,), arms=()), resume=(out / "config.json").exists())
     for seed in config.seeds:
-        for name in ARMS:
+        for name in config.arms or ARMS:
             began, folder = time.process_time(), config.folder(name, seed)
             if not (folder / "done").exists():
                 ARMS[name](config, seed)
                 (folder / "done").write_text(f"{time.process_time() - began:.0f} s of processor time\n")
-    banks = [list(chain(*_stored(config, seed, "judged").values())) for seed in config.seeds]
-    print(selection.table(banks, VERIFIERS), quality(config), errors(config), sep="\n\n")
+    if _there(config, "judged"):
+        banks = [list(chain(*_stored(config, seed, "judged").values())) for seed in config.seeds]
+        print(selection.table(banks, VERIFIERS))
+    for name, told in (("places", quality), ("searches", errors)):
+        if _there(config, name):
+            print("", told(config), sep="\n")
     return out
+
+
+def _there(config: Config, name: str) -> bool:
+    """Is the arm done, for all seeds?"""
+    return all((config.folder(name, seed) / "done").exists() for seed in config.seeds)
 
 
 def _cold(config: Config, seed: int) -> None:
@@ -179,15 +195,24 @@ def _school(config: Config, seed: int, name: str) -> sft.Config:
     )
 
 
+def _learned(config: Config, seed: int) -> None:
+    """The thoughts that both verifiers learn from, drawn together."""
+    folder, task = config.folder("learned", seed), config.task
+    shutil.rmtree(folder, ignore_errors=True)  # what an interruption left half written
+    sampling = Sampling(config.max_tokens, seed=derive(seed, "thoughts"))
+    problems = task.load("train", count=config.examples, seed=seed)
+    groups = Student.load(str(config.folder("cold", seed))).sample(problems, task, config.samples, sampling, "learned")
+    with open_store(folder / "store").writer("learned") as writer:
+        writer.extend(chain(*groups))
+
+
 def _verifier(config: Config, seed: int, *, kind: str) -> None:
-    """A verifier; the first one draws the thoughts that both learn from."""
+    """A verifier."""
     asked = verifier.Config(
         model=str(config.folder("cold", seed)),
         problems=config.task.name,
         kind=kind,
-        store="" if kind == "outcome" else str(config.folder("outcome", seed)),
-        examples=config.examples,
-        samples=config.samples,
+        store=str(config.folder("learned", seed)),
         per_problem=config.samples,
         batch=32,
         steps=config.verifier_steps,
@@ -306,6 +331,7 @@ ARMS: dict[str, Callable[[Config, int], None]] = {
     "cold": _cold,
     "strong": _strong,
     "bank": _bank,
+    "learned": _learned,
     **{kind: partial(_verifier, kind=kind) for kind in VERIFIERS},
     "judged": _judged,
     "places": _places,
