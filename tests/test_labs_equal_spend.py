@@ -12,7 +12,7 @@ import pytest
 
 from forethought.engines.scripted import Scripted
 from forethought.labs import equal_spend
-from forethought.labs.equal_spend import ARMS, Asked, Config, arms, leads, plan, random_value, thirds
+from forethought.labs.equal_spend import ARMS, Asked, Config, arms, given, leads, plan, random_value, thirds
 from forethought.recipes.run import write_config
 from forethought.scaling.bank import Drawn
 from forethought.scaling.strategies import Cell
@@ -132,3 +132,18 @@ def test_a_run_with_other_settings_is_refused_before_anything_runs(tmp_path: Pat
         equal_spend.main(asked)
     assert [folder.name for folder in tmp_path.iterdir()] == ["addition-2"]
     assert (process.model, value.model) == (policy.out, policy.out)
+
+
+def test_the_policy_and_the_head_of_another_lab_are_taken_instead_of_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = Config(labelled="runs/step-labels", out=str(tmp_path))
+    opened: list[str] = []
+    monkeypatch.setattr(equal_spend, "open_engine", opened.append)
+    monkeypatch.setattr(equal_spend, "open_verifier", opened.append)
+    equal_spend.players(tmp_path, {"process"}, planted=False, given=given(asked, "chain", 2))
+    assert opened == ["runs/step-labels/cold-2", "runs/step-labels/process-2"]
+    assert plan(asked, "chain", 2) == []
+    assert len(plan(asked, "addition", 2)) == 3
+    with pytest.raises(ValueError, match="have no value head, which 'beam, value' asks"):
+        equal_spend.main(replace(asked, arms=("beam, value",)))

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -147,6 +147,8 @@ class Config:
     """Training problems, two thoughts each, that a process head learns from."""
     verifier_steps: int = 1000
     """Its optimizer steps, 32 thoughts each."""
+    labelled: str = ""
+    """Where the lab `step_labels` keeps its runs: the policies and process heads of `chain` are then its own."""
     out: str = "runs/equal-spend"
     """Where the runs go; those that are there already are gone on with."""
 
@@ -164,6 +166,8 @@ def main(config: Config) -> Path:
         raise ValueError(f"there is no task {odd[0]!r} in this lab; there is {', '.join(TASKS)}")
     if odd := [name for name in config.arms if name not in ARMS]:
         raise ValueError(f"there is no arm {odd[0]!r} in this lab; there is {', '.join(ARMS)}")
+    if config.labelled and (odd := [name for name in config.arms if ARMS[name].judge == "value"]):
+        raise ValueError(f"the heads of {config.labelled} have no value head, which {odd[0]!r} asks; leave the arm out")
     places = [(task, seed) for task in config.tasks for seed in config.seeds]
     check(run for place in places for run in plan(config, *place))
     for task, seed in places:
@@ -184,7 +188,7 @@ def plan(config: Config, task: str, seed: int) -> list[sft.Config | verifier.Con
     """The policy, and the heads that are trained on its own thoughts of training problems; a value head where an arm
     has one."""
     asked, place = TASKS[task], place_of(config, task, seed)
-    if not asked.examples:
+    if not asked.examples or given(config, task, seed):
         return []
     taught = sft.Config(
         problems=asked.problems,
@@ -230,6 +234,13 @@ def plan(config: Config, task: str, seed: int) -> list[sft.Config | verifier.Con
     return [taught, process, *([value] if "value" in {ARMS[name].judge for name in config.arms} else [])]
 
 
+def given(config: Config, task: str, seed: int) -> dict[str, Path]:
+    """The policy and the process head that another lab has trained, where they are to be taken from there."""
+    if task != "chain" or not config.labelled:
+        return {}
+    return {name: Path(config.labelled) / f"{arm}-{seed}" for name, arm in (("policy", "cold"), ("process", "process"))}
+
+
 async def random_value(messages: Messages, steps: tuple[Step, ...]) -> Verdict:
     """A score that knows nothing, the same for the same thought."""
     said = "".join(step.text for step in steps)
@@ -247,7 +258,8 @@ async def measure(config: Config, task: str, seed: int) -> None:
     if not undrawn and not left:
         return
     place.mkdir(parents=True, exist_ok=True)
-    engine, judges = players(place, {"process", *(ARMS[name].judge for name, _ in left)}, planted=not asked.examples)
+    kinds = {"process", *(ARMS[name].judge for name, _ in left)}
+    engine, judges = players(place, kinds, planted=not asked.examples, given=given(config, task, seed))
     if undrawn:
         await _fill(place, opened, undrawn, engine, judges["process"], Sampling(asked.max_tokens, seed=seed), config.k)
     bank = bank_of(config, task, seed)
@@ -278,13 +290,15 @@ async def measure(config: Config, task: str, seed: int) -> None:
                     bar.update()
 
 
-def players(place: Path, kinds: Collection[str], *, planted: bool) -> tuple[Engine, dict[str, Verify | None]]:
-    """The policy and the judges: those that were trained, or those that were planted."""
+def players(
+    place: Path, kinds: Collection[str], *, planted: bool, given: Mapping[str, Path]
+) -> tuple[Engine, dict[str, Verify | None]]:
+    """The policy and the judges: those that were trained, here or elsewhere, or those that were planted."""
     judges: dict[str, Verify | None] = {"random": random_value, "none": None}
     if planted:
         return Scripted(policy, "planted"), {**judges, "process": judge(NOISE), "value": judge(2 * NOISE, 1)}
-    engine = open_engine(str(place / "policy"))
-    judges["process"] = open_verifier(str(place / "process"))
+    engine = open_engine(str(given.get("policy", place / "policy")))
+    judges["process"] = open_verifier(str(given.get("process", place / "process")))
     if "value" in kinds:
         judges["value"] = open_verifier(str(place / "value"), engine)
     return engine, judges
