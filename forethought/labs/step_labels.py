@@ -94,6 +94,8 @@ class Config:
     """Optimizer steps of each verifier, of 32 thoughts."""
     verifier_lr: float = 1e-3
     """Peak learning rate of each verifier."""
+    joint: float = 0.0
+    """Weight of the language model's own loss, on what is labelled right, beside each verifier's."""
     problems: int = 24
     """Held-out problems of a bank."""
     bank: int = 256
@@ -218,6 +220,7 @@ def _verifier(config: Config, seed: int, *, kind: str) -> None:
         steps=config.verifier_steps,
         save_every=config.verifier_steps,
         lr=config.verifier_lr,
+        joint=config.joint,
         max_tokens=config.max_tokens,
         eval_problems=0,
         seed=seed,
