@@ -224,6 +224,7 @@ def test_what_each_kind_is_told(trunk: str, drawn: str, tmp_path: Path) -> None:
         0.0,
         0.0,
     ]  # what claims nothing takes after its past
+    assert told(kind="process", labels="people", first_error=True) == [1.0, 1.0, 0.0, None, None]
     assert told(kind="process", labels="mc", hard=True) == [1.0, None, 0.0, 1.0, 1.0]
     assert verifier._aggregate(config(trunk, tmp_path, kind="process", labels="mc")) == "last"
     assert verifier._aggregate(config(trunk, tmp_path, kind="process", labels="people")) == "product"
@@ -260,6 +261,7 @@ def test_what_is_asked_wrongly_is_refused_before_anything_is_learned(trunk: str,
     refuses("joint is 1", joint=1, freeze=True)
     refuses("joint is 1", joint=1, kind="bradley_terry")
     refuses("joint is -1", joint=-1)
+    refuses("first_error is set", first_error=True, kind="outcome")
     refuses("no run 'other'; choose --run from drawn", run="other")
     refuses("holds no store", store=str(tmp_path))
     refuses("a verdict of 'mc'; they have grade", labels="mc")

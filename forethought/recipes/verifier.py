@@ -84,6 +84,8 @@ class Config(Settings):
     """Right and wrong labels weigh the same; the head's bias is then set to the odds there are (outcome, process)."""
     margin: float = 0.0
     """Between the rewards of a right and a wrong thought (bradley_terry)."""
+    first_error: bool = False
+    """Learn nothing from the steps behind a first wrong one, which people who label stop at (process)."""
     joint: float = 0.0
     """Weight of going on to model the steps, or the thoughts, that are labelled right (outcome, process)."""
     aggregate: str = "auto"
@@ -105,6 +107,8 @@ class Config(Settings):
         super().__post_init__()
         at_least(self, 1, "examples", "samples", "per_problem", "batch", "steps", "save_every")
         at_least(self, 0, "margin", "joint")
+        if self.first_error and self.kind != "process":
+            raise ValueError(f"first_error is set; it is for process, where steps have labels, not for {self.kind}")
         if self.joint and (self.freeze or self.kind not in ("outcome", "process")):
             raise ValueError(f"joint is {self.joint}; it is for outcome and process, on a trunk that learns")
         if self.kind not in DEFAULT_LABELS:
@@ -299,6 +303,9 @@ def _labels(trace: Trace, config: Config) -> list[float | None]:
             for at, (label, step) in enumerate(zip(labels, trace.steps, strict=True)):
                 if label is None and step.sampled:
                     labels[at] = next((before for before in reversed(labels[:at]) if before is not None), 1.0)
+        if config.first_error and 0.0 in labels:
+            behind = labels.index(0.0) + 1
+            labels[behind:] = [None] * (len(labels) - behind)
     else:
         sampled = [step.sampled and bool(step.tokens or step.text) for step in trace.steps]
         last = max((at for at, ours in enumerate(sampled) if ours), default=None)
