@@ -12,7 +12,8 @@ import pytest
 
 from forethought.engines.scripted import Scripted
 from forethought.labs import equal_spend
-from forethought.labs.equal_spend import ARMS, Asked, Config, arms, given, leads, plan, random_value, thirds
+from forethought.labs.equal_spend import ARMS, Asked, Config, arms, given, plan, random_value
+from forethought.labs.leads import leads, thirds
 from forethought.recipes.run import write_config
 from forethought.scaling.bank import Drawn
 from forethought.scaling.strategies import Cell

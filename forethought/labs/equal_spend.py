@@ -26,24 +26,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tyro
 from tqdm import tqdm
 
 from forethought.engines.open import open_engine
 from forethought.engines.scripted import Scripted
+from forethought.labs.leads import BASE, leads, thirds
 from forethought.labs.planted import judge, policy
 from forethought.labs.runs import check, finish
 from forethought.problems import Task, open_task
 from forethought.recipes import sft, verifier
 from forethought.recipes.run import at_least
 from forethought.scaling.bank import Drawn, banked, fill, prices
-from forethought.scaling.measure import Estimate, estimate, gather
+from forethought.scaling.measure import gather
 from forethought.scaling.report import write_report
 from forethought.scaling.stages import Report, Stage
-from forethought.scaling.strategies import Cell, charts, mean, quintiles, replays, rows, runs, text
+from forethought.scaling.strategies import charts, replays, rows, runs, text
 from forethought.scaling.sweep import Record, append, read, swept
-from forethought.scaling.words import counted, points
+from forethought.scaling.words import counted
 from forethought.search.choose import highest, majority, weighted
 from forethought.search.seeds import derive
 from forethought.search.size import sized
@@ -56,8 +56,6 @@ BANK = "bank"
 NOISE = 1.2
 """Of the planted judge, in logits: it tells a line's truth with an AUC of 0.96. The planted value head has twice the
 noise (0.81) and costs a token a verdict."""
-BASE = "weighted"
-"""What the others are compared with: whole thoughts by the same judge."""
 
 
 @dataclass(frozen=True)
@@ -113,15 +111,6 @@ ARMS = {
     "mcts, random, vote": Arm("mcts", "random", knobs=(("choose", majority),), once=True),
 }
 REPLAYED = ("majority", "adaptive-consistency", "best-of-n", BASE)
-AGAINST = {
-    "beam, value": "weighted, value",
-    "mcts, value": "weighted, value",
-    "weighted, value": "weighted, value",
-    "best-of-n, random": "best-of-n, random",
-    "mcts, random": "best-of-n, random",
-    "mcts, random, vote": "majority",
-}
-"""Whole thoughts by the same choice, where that is not `BASE`."""
 PICTURED = ("majority", BASE, "beam", "mcts", "particle", "weighted, value", "beam, value", "mcts, value")
 
 
@@ -370,46 +359,6 @@ def report(config: Config, task: str) -> str:
     )
     path = write_report(Path(config.out) / f"{task}.html", page)
     return "\n\n".join([TASKS[task].problems, text(table), leads(cells), thirds(cells, bank), str(path)])
-
-
-def leads(cells: Sequence[Cell]) -> str:
-    """Each search against whole thoughts by the same choice and budget: points of accuracy, paired by problem."""
-    right = {(cell.strategy, cell.budget): mean(cell.right_PR) for cell in cells}
-    budgets = sorted({cell.budget for cell in cells})
-    lines = [f"{'points over':<40}" + "".join(f"{budget:>22,}" for budget in budgets)]
-    for name in dict.fromkeys(cell.strategy for cell in cells):
-        base = AGAINST.get(name, BASE)
-        told = [
-            _difference(estimate(right[name, budget] - right[base, budget]))
-            if {(name, budget), (base, budget)} <= right.keys()
-            else ""
-            for budget in budgets
-        ]
-        if name != base and any(told):
-            lines.append(f"{f'{name} - {base}':<40}" + "".join(f"{each:>22}" for each in told))
-    return "\n".join(lines)
-
-
-def _difference(told: Estimate) -> str:
-    return f"{points(told.value)} [{points(told.low)}, {points(told.high)}]"
-
-
-def thirds(cells: Sequence[Cell], bank: Sequence[Drawn]) -> str:
-    """Accuracy in per cent on the hardest, the middle and the easiest third of the problems, by pass@1 in the bank."""
-    parts = quintiles(bank, 3)
-    budgets = sorted({cell.budget for cell in cells})
-    solved = [float(np.mean([bank[at].solved for at in part])) for part in parts]
-    names = ("hardest", "middle", "easiest")
-    head = ", ".join(f"{name} {100 * value:.0f} %" for name, value in zip(names, solved, strict=True))
-    lines = [f"thirds by pass@1: {head}", f"{'':<24}" + "".join(f"{budget:>18,}" for budget in budgets)]
-    for name in dict.fromkeys(cell.strategy for cell in cells):
-        line = f"{name:<24}"
-        for budget in budgets:
-            cell = next((cell for cell in cells if (cell.strategy, cell.budget) == (name, budget)), None)
-            values = [] if cell is None else [float(np.nanmean(mean(cell.right_PR)[part])) for part in parts]
-            line += f"{' '.join(f'{100 * value:5.0f}' for value in values):>18}"
-        lines.append(line)
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":
