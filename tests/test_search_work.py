@@ -67,6 +67,35 @@ def test_a_call_gets_less_than_it_asked_for_only_where_nobody_can_give_back() ->
     assert asyncio.run(run()) == [6, 6, 4, None]
 
 
+def test_a_result_that_waits_for_its_turn_does_not_keep_the_event_loop_busy() -> None:
+    passes = 0
+
+    async def run() -> list[int]:
+        nonlocal passes
+        loop, late = asyncio.get_running_loop(), asyncio.Event()
+        ours = loop._run_once  # type: ignore[attr-defined]
+
+        def counted() -> None:
+            nonlocal passes
+            passes += 1
+            ours()
+
+        loop._run_once = counted  # type: ignore[attr-defined]
+        loop.call_later(0.2, late.set)
+
+        async def first() -> int:
+            await late.wait()
+            return 0
+
+        async def second() -> int:
+            return 1
+
+        return await together([first(), second()])
+
+    assert asyncio.run(run()) == [0, 1]
+    assert passes < 50
+
+
 def test_results_come_in_order_and_few_are_under_way_at_once() -> None:
     taken: list[int] = []
     running = most = 0

@@ -362,7 +362,9 @@ async def in_order(
             if not running:
                 return
             while not running[0].done():
-                done, _ = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                # Those that are done were looked at; with them the wait would end at once, again and again.
+                waiting = [task for task in running if not task.done()]
+                done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
                 if failed := [error for task in done if (error := task.exception())]:
                     raise failed[0]
             taken(running.popleft().result())
