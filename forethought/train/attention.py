@@ -5,6 +5,8 @@ step of a 135M model. A block of consecutive tokens [a, b) of the depth-first ro
 that path is a few contiguous ranges. So keys and values are cut once into pieces at the ranges' ends, each block joins
 its pieces, and the work is that of the sequences one by one, less what they share.
 
+On a GPU one fused kernel does it (FlexAttention, compiled at first use): it skips the tiles that nobody sees.
+
 In bfloat16 on a CPU the backward pass of torch's fused kernel takes several times as long as plain products, so there
 the products are plain, and their scores (float32, as the kernel has them) are kept, where they are few.
 """
@@ -14,11 +16,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
@@ -54,11 +59,29 @@ class Plan:
     blocks: tuple[Block, ...]
     depth: int
     """Longest path, in tokens."""
+    mask: BlockMask | None = None
+    """Of the fused kernel, which needs no blocks."""
 
 
-def plan(pack: Pack) -> Plan:
-    """Cut a pack into blocks."""
+def fuses(config: Any, device: torch.device) -> bool:
+    """Can the fused kernel attend for such a model here? It needs Triton, and knows no narrow heads and no dropout."""
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    dropout = getattr(config, "attention_dropout", 0.0)
+    return device.type == "cuda" and find_spec("triton") is not None and width >= 16 and not dropout
+
+
+def plan(pack: Pack, *, fused: bool = False) -> Plan:
+    """Cut a pack into blocks, or into the tiles of the fused kernel."""
     device = pack.tokens_T.device
+    depth = int(pack.positions_T.max()) + 1
+    if fused:
+        last_T, count = pack.end_T, len(pack.end_T)
+
+        def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return (key <= query) & (query < last_T[key])
+
+        mask = create_block_mask(sees, None, None, count, count, device=device)
+        return Plan((), (), depth, mask)
     block = BLOCK if device.type == "cpu" else BLOCK_GPU
     end_T = pack.end_T.tolist()
     spans: list[tuple[int, int, list[tuple[int, int]]]] = []
@@ -85,7 +108,7 @@ def plan(pack: Pack) -> Plan:
         bias_QK = torch.zeros_like(seen_QK, dtype=torch.float32).masked_fill_(~seen_QK, -torch.inf)
         blocks.append(Block(start, stop, pieces, bias_QK))
     sizes = tuple(high - low for low, high in pairwise(cuts))
-    return Plan(sizes, tuple(blocks), int(pack.positions_T.max()) + 1)
+    return Plan(sizes, tuple(blocks), depth)
 
 
 @contextmanager
@@ -126,6 +149,12 @@ def _attend(
     heads, kinds, width = query.shape[1], key.shape[1], query.shape[3]
     repeat = heads // kinds
     scale = width**-0.5 if scaling is None else scaling
+    if trie.mask is not None:
+        with torch.autocast(query.device.type, enabled=False):
+            output = _compiled()(
+                query.to(value.dtype), key.to(value.dtype), value, block_mask=trie.mask, scale=scale, enable_gqa=True
+            )
+        return output.transpose(1, 2), None
     keys, values = key[0].split(trie.sizes, dim=1), value[0].split(trie.sizes, dim=1)
     low = value.dtype != torch.float32 and not value.is_cuda and not dropout  # rotated, queries may be float32
     outputs = []
@@ -145,6 +174,12 @@ def _attend(
             )[0]
         outputs.append(output_GQD.reshape(heads, rows, -1).transpose(0, 1))
     return torch.cat(outputs)[None], None
+
+
+@cache
+def _compiled() -> Any:
+    """The fused kernel, for packs of any length."""
+    return torch.compile(flex_attention, dynamic=True)
 
 
 def _plain(query_GQD: Tensor, key_GKD: Tensor, value_GKD: Tensor, bias_QK: Tensor, scale: float) -> Tensor:

@@ -15,11 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from forethought.train.attention import attending, plan
+from forethought.train.attention import attending, fuses, plan
 from forethought.train.batch import Pack
 
 CHUNK = 512
 """Rows of the vocabulary tensor that are in memory at once."""
+CHUNK_GPU = 4096
+"""The same on a GPU, which has the memory and wants large products."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +68,7 @@ def forward(model: nn.Module, pack: Pack, *, temperature: float = 1.0, scalar: n
     body, head = parts(model)
     device = pack.tokens_T.device
     low = torch.get_autocast_dtype(device.type) if torch.is_autocast_enabled(device.type) else None
-    trie = plan(pack)
+    trie = plan(pack, fused=fuses(body.config, device))
     with attending(body):
         hidden_TD = body(
             input_ids=pack.tokens_T[None], position_ids=pack.positions_T[None], use_cache=False, trie=trie
@@ -99,13 +101,13 @@ class _Head(torch.autograd.Function):
         target_M: Tensor,
         temperature: float,
     ) -> tuple[Tensor, Tensor]:
-        rows = len(hidden_UD)
+        rows, chunk = len(hidden_UD), _chunk(hidden_UD)
         lse_U = hidden_UD.new_empty(rows, dtype=torch.float32)
         entropy_U = torch.empty_like(lse_U)
         logit_M = lse_U.new_empty(len(row_M))
         logits_CV = hidden_UD.new_empty(0)
-        for start in range(0, rows, CHUNK):
-            logits_CV = linear(hidden_UD[start : start + CHUNK], weight_VD, bias_V)
+        for start in range(0, rows, chunk):
+            logits_CV = linear(hidden_UD[start : start + chunk], weight_VD, bias_V)
             for low, high, block_BV in _blocks(logits_CV):
                 block_BV.copy_(logits_CV[low:high])
                 block_BV /= temperature
@@ -116,7 +118,7 @@ class _Head(torch.autograd.Function):
                 lse_B = sum_B.log()
                 entropy_U[start + low : start + high] = lse_B - torch.linalg.vecdot(weights_BV, block_BV) / sum_B
                 lse_U[start + low : start + high] = lse_B + top_B
-            inside = (row_M >= start) & (row_M < start + CHUNK)
+            inside = (row_M >= start) & (row_M < start + chunk)
             logit_M[inside] = logits_CV[row_M[inside] - start, target_M[inside]].float() / temperature
         ctx.save_for_backward(hidden_UD, weight_VD, bias_V, row_M, target_M, lse_U, logits_CV)
         ctx.temperature = temperature
@@ -127,12 +129,12 @@ class _Head(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden_UD, weight_VD, bias_V, row_M, target_M, lse_U, kept_CV = ctx.saved_tensors
         grad_M = grads[0] / ctx.temperature
-        rows = len(hidden_UD)
+        rows, chunk = len(hidden_UD), _chunk(hidden_UD)
         grad_U = torch.zeros_like(lse_U).index_add_(0, row_M, grad_M)
         grad_hidden_UD = torch.empty_like(hidden_UD)
         grad_weight_VD = grad_bias_V = None
-        for start in range(0, rows, CHUNK):
-            end = min(start + CHUNK, rows)
+        for start in range(0, rows, chunk):
+            end = min(start + chunk, rows)
             logits_CV = kept_CV if end == rows else linear(hidden_UD[start:end], weight_VD, bias_V)
             grad_CV = torch.empty_like(logits_CV)
             inside = (row_M >= start) & (row_M < end)
@@ -154,6 +156,10 @@ class _Head(torch.autograd.Function):
                 grad_bias_V = piece_V if grad_bias_V is None else grad_bias_V.add_(piece_V)
         grad_bias_V = None if grad_bias_V is None else grad_bias_V.to(bias_V.dtype)
         return grad_hidden_UD, grad_weight_VD, grad_bias_V, None, None, None
+
+
+def _chunk(hidden_UD: Tensor) -> int:
+    return CHUNK_GPU if hidden_UD.is_cuda else CHUNK
 
 
 def _blocks(logits_CV: Tensor) -> Iterator[tuple[int, int, Tensor]]:

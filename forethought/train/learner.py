@@ -31,6 +31,7 @@ class Learner:
         total: steps of the whole run; needed by `linear` and `cosine`.
         grad_clip: largest gradient norm; `None` leaves it.
         max_tokens: unique tokens computed at once. Memory and the cost of attention grow with it, the result does not.
+            By default 2,048 on a CPU, on a GPU about what a quarter of its free memory holds.
         temperature: of the log-probabilities; the sampling temperature, so that sampler and learner agree.
         share: compute a prefix that data have in common once.
         recompute: activation checkpointing: keep only each layer's input of the forward pass and compute the rest again
@@ -55,7 +56,7 @@ class Learner:
         weight_decay: float = 0.0,
         grad_clip: float | None = 1.0,
         autocast: Literal["fp32", "bf16"] = "fp32",
-        max_tokens: int = 2048,
+        max_tokens: int | None = None,
         temperature: float = 1.0,
         share: bool = True,
         recompute: bool = False,
@@ -71,7 +72,7 @@ class Learner:
             raise ValueError(f"autocast is {autocast!r}; choose fp32 or bf16")
         if temperature <= 0:
             raise ValueError(f"temperature is {temperature}; the learner's must be above 0 (1 for greedy samples)")
-        if max_tokens < 2:
+        if max_tokens is not None and max_tokens < 2:
             raise ValueError(f"max_tokens is {max_tokens}; a pack needs at least 2 tokens to hold a target")
         named = [*model.named_parameters(), *(head.named_parameters("scalar head") if head else ())]
         trained = {name: p for name, p in named if p.requires_grad}
@@ -91,7 +92,8 @@ class Learner:
             )
             enable({"use_reentrant": False})
         self.model, self.head = model, head
-        self.max_tokens, self.temperature, self.share = max_tokens, temperature, share
+        self.max_tokens = max_tokens or _room(model)
+        self.temperature, self.share = temperature, share
         self.autocast, self.grad_clip, self.recompute = autocast, grad_clip, recompute
         self.lr, self.warmup, self.decay, self.total = lr, warmup, decay, total
         self.parameters = list(trained.values())
@@ -219,6 +221,17 @@ class Learner:
         if self.autocast == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+
+def _room(model: Any) -> int:
+    """Tokens that one pack may have."""
+    if model.device.type != "cuda":
+        return 2048
+    config = model.config
+    # What a decoder layer keeps for its backward pass, roughly: 20 times its width and 8 times its feed-forward's.
+    wide = 20 * config.hidden_size + 8 * getattr(config, "intermediate_size", 4 * config.hidden_size)
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return int(min(32768, max(2048, free // 4 // (2 * config.num_hidden_layers * wide))))
 
 
 def lora(

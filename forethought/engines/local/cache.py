@@ -7,6 +7,10 @@ import torch
 PAGE = 32
 """Positions by which the rows grow. Little enough that hardly any are computed in vain: products run over all of them,
 since over a part of each row they would copy that part first."""
+PAGE_GPU = 256
+"""The first page where steps are recorded (`graphs`), over rows of one length; each next one doubles it."""
+ROWS_GPU = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
+"""Rows of a recorded step (`graphs`); above the last, whole multiples of it."""
 
 
 class Slots:
@@ -18,6 +22,8 @@ class Slots:
 
     def __init__(self, layers: int, heads: int, width: int, dtype: torch.dtype, device: torch.device) -> None:
         self.layers, self.heads, self.width = layers, heads, width
+        self._steps = device.type == "cuda"
+        self.page = PAGE_GPU if self._steps else PAGE
         self.kv_LRHTD = torch.empty((2 * layers, 0, heads, 0, width), dtype=dtype, device=device)
         self.values_RT = torch.empty((0, 0), device=device)
 
@@ -33,7 +39,18 @@ class Slots:
 
     def size(self, rows: int, length: int) -> int:
         """What `rows` rows of `length` positions take, by whole pages."""
-        return rows * -(-length // PAGE) * PAGE * self.bytes_per_token
+        return self.rounded(rows) * self._room(length) * self.bytes_per_token
+
+    def rounded(self, rows: int) -> int:
+        """How many there are room for where so many are asked for."""
+        if not self._steps:
+            return rows
+        return next((size for size in ROWS_GPU if size >= rows), -(-rows // ROWS_GPU[-1]) * ROWS_GPU[-1])
+
+    def _room(self, length: int) -> int:
+        """Positions there are room for in a row where so many are asked for."""
+        pages = -(-length // self.page)
+        return self.page * (1 << (pages - 1).bit_length() if self._steps else pages)
 
     def fit(self, rows: int, length: int, held: int, most: int) -> bool:
         """Have room for `rows` rows of `length` positions and not much more; the first `held` rows stay.
@@ -42,8 +59,9 @@ class Slots:
         other ones now.
         """
         old = self.kv_LRHTD
-        room = -(-length // PAGE) * PAGE
-        if rows <= old.shape[1] and room <= old.shape[3] <= 2 * room and self.bytes <= most:
+        rows, room = self.rounded(rows), self._room(length)
+        wasteful = old.shape[3] > 2 * room and not self._steps  # a recorded step sees what it needs
+        if rows <= old.shape[1] and room <= old.shape[3] and not wasteful and self.bytes <= most:
             return False
         if self.size(old.shape[1], room) <= most:
             rows = max(rows, old.shape[1])

@@ -24,7 +24,10 @@ from forethought.thought.tokens import Tokenizer, render
 from forethought.types import Messages, Sampling, Step
 
 CACHE_BYTES = 2 << 30
-"""Most memory for keys and values, of running rows and of kept prefixes together."""
+"""Most memory for keys and values, of running rows and of kept prefixes together; on a GPU a quarter of what is free
+where that is more."""
+MAX_ROWS = {"cpu": 128, "cuda": 512}
+"""Most samples that are decoded together."""
 
 
 def fast_dtype(device: torch.device) -> torch.dtype:
@@ -60,12 +63,14 @@ class LocalEngine:
         max_rows: int | None = None,
         cache_bytes: int | None = None,
     ) -> None:
-        cache_bytes = CACHE_BYTES if cache_bytes is None else cache_bytes
+        device = next(model.parameters()).device
+        if cache_bytes is None:
+            free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
+            cache_bytes = max(CACHE_BYTES, free // 4)
         if cache_bytes < 1:
             raise ValueError(f"cache_bytes is {cache_bytes}; keys and values need some, by default {CACHE_BYTES}")
         self._parameters = sum(parameter.numel() for parameter in model.parameters())
         set_threads(self._parameters)
-        device = next(model.parameters()).device
         if isinstance(dtype, str):
             if dtype not in ("auto", "fp32", "bf16"):
                 raise ValueError(f"dtype is {dtype!r}; it can be auto, fp32 or bf16")
@@ -81,7 +86,7 @@ class LocalEngine:
             self._decoder,
             ends=_end_tokens(model, tokenizer),
             decode=self.decode,
-            max_rows=max_rows or (256 if self._parameters < SMALL else 128),
+            max_rows=max_rows or max(MAX_ROWS.get(device.type, 128), 256 if self._parameters < SMALL else 0),
             cache_bytes=cache_bytes,
         )
         self._driver: asyncio.Task[None] | None = None

@@ -48,7 +48,7 @@ class DecodePlan:
 class GenericDecoder:
     """One checkpoint behind the same calls as `llama.LlamaDecoder`."""
 
-    shares = False
+    shares = records = False
 
     def __init__(self, model: torch.nn.Module, dtype: torch.dtype) -> None:
         config: Any = model.config

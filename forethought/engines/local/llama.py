@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 
 from forethought.engines.local.contexts import SharedAttention
+from forethought.engines.local.elementwise import elementwise
 from forethought.engines.local.product import Product
 
 Attend = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -54,19 +55,26 @@ class DecodePlan:
     as a layer."""
 
     def __init__(
-        self, position_B: torch.Tensor, length_B: torch.Tensor, kv_LRHTD: torch.Tensor, shared: SharedAttention | None
+        self,
+        position_B: torch.Tensor,
+        length_B: torch.Tensor,
+        kv_LRHTD: torch.Tensor,
+        shared: SharedAttention | None,
+        span: int | None = None,
     ) -> None:
-        batch, (_, _, heads, span, width) = len(length_B), kv_LRHTD.shape
-        rows = batch * heads
+        batch, (_, _, heads, room, width) = len(length_B), kv_LRHTD.shape
+        rows, span = batch * heads, span or room
         self.position_B, self.shared = position_B.clone(), shared
+        self.moves = span == room
+        """Part of the cache is for one step alone."""
         # The rows of a product are pairs of row and key-value head.
-        self.write_M = torch.arange(rows, device=length_B.device) * span + length_B.repeat_interleave(heads)
+        self.write_M = torch.arange(rows, device=length_B.device) * room + length_B.repeat_interleave(heads)
         unseen_MT = torch.arange(span, device=length_B.device) > length_B.repeat_interleave(heads).unsqueeze(1)
         self.bias_M1T = torch.zeros((rows, 1, span), dtype=kv_LRHTD.dtype, device=length_B.device)
         self.bias_M1T.masked_fill_(unseen_MT.unsqueeze(1), float("-inf"))
         self.layers: list[tuple[torch.Tensor, ...]] = []
         for keys, values in zip(kv_LRHTD[::2], kv_LRHTD[1::2], strict=True):
-            k_MTW, v_MTW = keys.flatten(0, 1)[:rows], values.flatten(0, 1)[:rows]
+            k_MTW, v_MTW = (part.flatten(0, 1)[:rows, :span] for part in (keys, values))
             self.layers.append((keys.view(-1, width), values.view(-1, width), k_MTW.transpose(1, 2), v_MTW))
 
     def advance(self) -> None:
@@ -79,9 +87,6 @@ class DecodePlan:
 
 class LlamaDecoder:
     """The weights of one checkpoint, fused, packed and in the engine's own number format."""
-
-    shares = True
-    """Can it read prompts that rows share where they stand (`contexts`)?"""
 
     def __init__(self, model: torch.nn.Module, dtype: torch.dtype) -> None:
         config: Any = model.config
@@ -96,14 +101,23 @@ class LlamaDecoder:
         self._eps = torch.tensor(float(config.rms_norm_eps))
         self._rotary: Any = model.model.rotary_emb  # type: ignore[union-attr]
         self._turn_TC = torch.empty((0, self.width // 2), dtype=torch.complex64)
+        self.device = next(model.parameters()).device
+        self.shares = self.device.type == "cpu"
+        """Can it read prompts that rows share where they stand (`contexts`)? Graphs know nothing of their places."""
+        self.records = self.device.type == "cuda"
+        """Can its decode step be recorded as a CUDA graph (`graphs`)?"""
+        self.blocks: list[_Layer] = []
+        self._parts = elementwise(self.device)
         self.load(model)
 
     @torch.no_grad()
     def load(self, model: Any) -> None:
-        """Take over the weights of `model`, a checkpoint of the same shape."""
+        """Take over the weights of `model`, a checkpoint of the same shape; where they may have been recorded, into the
+        same memory."""
+        before = self._tensors() if self.records and self.blocks else None
+        held = self.__dict__.copy()
         inner = model.model
-        self.embed_VD = inner.embed_tokens.weight.detach().to(self.dtype, copy=True)
-        self.device = self.embed_VD.device
+        self.embed_VD = inner.embed_tokens.weight.detach().to(self.device, self.dtype, copy=True)
         self._eps = self._eps.to(self.device)
 
         def pairs(part: torch.Tensor, rotates: bool) -> torch.Tensor:
@@ -148,6 +162,19 @@ class LlamaDecoder:
         self.weights = sum(p.numel() for name, p in model.named_parameters() if "embed_tokens" not in name)
         if model.lm_head.weight is inner.embed_tokens.weight:
             self.weights += self.embed_VD.numel()
+        if before is not None:
+            for kept, new in zip(before, self._tensors(), strict=True):
+                kept.copy_(new)
+            self.__dict__.update(held)
+
+    def _tensors(self) -> list[torch.Tensor]:
+        """Every weight that a step reads."""
+        found = [self.embed_VD, self._norm_D, *self.head.tensors]
+        for layer in self.blocks:
+            for product in (layer.qkv, layer.out, layer.gate_up, layer.down):
+                found += product.tensors
+            found += [norm for norm in (layer.q_norm, layer.k_norm) if norm is not None]
+        return found
 
     @torch.inference_mode()
     def prefill(
@@ -191,6 +218,7 @@ class LlamaDecoder:
             out = out.reshape(rows * most, self.heads * self.width)
             return out[place_N] if ragged else out
 
+        self._reach(length)
         hidden_ND = self._forward(token_N, position_N.to(self.device), attend)
         return list(hidden_ND.split(counts.tolist()))
 
@@ -200,10 +228,16 @@ class LlamaDecoder:
         length_B: torch.Tensor,
         kv_LRHTD: torch.Tensor,
         shared: SharedAttention | None = None,
+        span: int | None = None,
     ) -> DecodePlan:
         """How the first B rows of this cache go on: their next token's position in the text, and how many tokens of
-        each the cache holds; the others are in `shared`."""
-        return DecodePlan(position_B, length_B, kv_LRHTD, shared)
+        each the cache holds; the others are in `shared`.
+
+        They see its first `span` positions, by default all; until one has filled them the plan can be advanced.
+        """
+        if not self.records:
+            self._reach(int((position_B - length_B).max()) + kv_LRHTD.shape[3])
+        return DecodePlan(position_B, length_B, kv_LRHTD, shared, span)
 
     @torch.inference_mode()
     def decode(self, token_B: torch.Tensor, plan: DecodePlan) -> torch.Tensor:
@@ -226,7 +260,8 @@ class LlamaDecoder:
             return torch.baddbmm(out, own_MGT, v_MTW).view(batch, -1)
 
         hidden_BD = self._forward(token_B, plan.position_B, attend)
-        plan.advance()
+        if plan.moves:
+            plan.advance()
         return hidden_BD
 
     @torch.inference_mode()
@@ -240,7 +275,7 @@ class LlamaDecoder:
         return normed
 
     def _forward(self, token_N: torch.Tensor, position_N: torch.Tensor, attend: Attend) -> torch.Tensor:
-        turn_N1C = self._turns(position_N)
+        turn_N1C = self._turn_TC[position_N].unsqueeze(1)  # (N, 1, width / 2) complex numbers
         count, turned = len(token_N), self.heads + self.kv_heads
         x = F.embedding(token_N, self.embed_VD)
         for index, layer in enumerate(self.blocks):
@@ -250,26 +285,22 @@ class LlamaDecoder:
                 q, k = qk[:, : self.heads], qk[:, self.heads :]
                 qk = torch.cat((self._norm(q) * layer.q_norm, self._norm(k) * layer.k_norm), dim=1)
             if layer.rotates:
-                pairs_NHC = torch.view_as_complex(qk.float().unflatten(-1, (-1, 2)))
-                qk = torch.view_as_real(pairs_NHC * turn_N1C).flatten(-2).to(self.dtype)
+                qk = self._parts.rotate(qk, turn_N1C)
             x = layer.out(attend(index, qk[:, : self.heads], qk[:, self.heads :], v), x)
-            gate, up = layer.gate_up(self._norm(x)).chunk(2, dim=-1)
-            x = layer.down(F.silu(gate) * up, x)
+            x = layer.down(self._parts.gate(layer.gate_up(self._norm(x))), x)
         return self._norm(x)
 
     def _norm(self, x: torch.Tensor) -> torch.Tensor:
-        """x / √(mean x² + ε) over the last dimension, in float32; torch's own takes half as long again."""
-        size = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        rate = torch.addcmul(self._eps, size, size, value=1 / x.shape[-1]).rsqrt_()
-        out: torch.Tensor = torch.mul(x, rate, out=torch.empty_like(x))
-        return out
+        return self._parts.norm(x, self._eps)
 
-    def _turns(self, position_N: torch.Tensor) -> torch.Tensor:
-        """The rotation of each position, (N, 1, width / 2) complex numbers."""
-        needed = int(position_N.max()) + 1
-        if needed > len(self._turn_TC):
-            table = torch.arange(max(256, 2 * needed), device=self.device).unsqueeze(0)
-            cos, sin = self._rotary(self.embed_VD.new_zeros(1, dtype=torch.float32), table)
-            half = self.width // 2  # transformers gives each angle twice
-            self._turn_TC = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())
-        return self._turn_TC[position_N].unsqueeze(1)
+    def _reach(self, length: int) -> None:
+        """See to it that the rotations of the first `length` positions are known."""
+        if length <= len(self._turn_TC):
+            return
+        # A graph reads the table where it stood when it was recorded: on a GPU there is one for good.
+        count = max(self.context, length) if self.records else max(256, 2 * length)
+        cos, sin = self._rotary(
+            self.embed_VD.new_zeros(1, dtype=torch.float32), torch.arange(count, device=self.device).unsqueeze(0)
+        )
+        half = self.width // 2  # transformers gives each angle twice
+        self._turn_TC = torch.complex(cos[0, :, :half].float(), sin[0, :, :half].float())

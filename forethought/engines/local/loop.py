@@ -15,6 +15,7 @@ import torch
 
 from forethought.engines.local.cache import Slots
 from forethought.engines.local.contexts import PADDING, Contexts, SharedAttention, worth
+from forethought.engines.local.graphs import Graphs
 from forethought.engines.local.prefill import PREFILL_TOKENS, Prefill, Wanted
 from forethought.engines.local.prefixes import PrefixTree
 from forethought.engines.local.requests import Given, Sample
@@ -40,6 +41,7 @@ class Loop:
         self.contexts: Contexts | None = None
         self.tree = PrefixTree(cache_bytes)
         self.prefill = Prefill(decoder, self.slots, self.tree)
+        self.graphs = Graphs(decoder, self.slots, self.prefill) if decoder.records else None
         self.samples: collections.deque[Sample] = collections.deque()
         self.given: collections.deque[Given] = collections.deque()
         self.rows: list[Sample] = []
@@ -62,8 +64,10 @@ class Loop:
         self.rows.clear()
         self._fresh = None
         self.contexts = None
-        self.slots.release()
-        self.tree.limit = self.cache_bytes
+        if self.graphs is None:  # graphs were recorded over that memory
+            self.slots.release()
+        self.tree.limit = max(0, self.cache_bytes - self.slots.bytes)
+        self.tree.shrink()
 
     @torch.inference_mode()
     def round(self) -> list[Sample | Given]:
@@ -234,8 +238,15 @@ class Loop:
         if self._fit(len(self.rows), int((batch.lengths + batch.counts).max())):
             batch.plan = None
         device = self.decoder.device
-        if batch.plan is None:
-            positions, lengths = batch.prefixes + batch.counts - 1, batch.lengths + batch.counts - 1
+        positions, lengths = batch.prefixes + batch.counts - 1, batch.lengths + batch.counts - 1
+        last = [row.tokens[-1] for row in self.rows]
+        if self.graphs is not None and not batch.held:
+            uniform = uniforms(batch.seeds, batch.counts)
+            drawn = self.graphs.step(last, positions, lengths, uniform, batch.draws)
+            if drawn is not None:
+                self._take(self.rows, *drawn, batch)
+                return
+        if batch.plan is None or self.graphs is not None:  # graphs go on without telling the plan
             shared = None
             if self.contexts is not None:
                 places = torch.tensor([row.place for row in self.rows], device=device)
@@ -246,10 +257,9 @@ class Loop:
                 self.slots.kv_LRHTD,
                 shared,
             )
-        last_B = torch.tensor([row.tokens[-1] for row in self.rows], device=device)
-        hidden_BD = self.decoder.decode(last_B, batch.plan)
+        hidden_BD = self.decoder.decode(torch.tensor(last, device=device), batch.plan)
         if self.prefill.head is not None:
-            at_B = torch.from_numpy(batch.lengths + batch.counts - 1).to(device)
+            at_B = torch.from_numpy(lengths).to(device)
             self.slots.values_RT[torch.arange(len(self.rows), device=device), at_B] = self.prefill.values(hidden_BD)
         self._append(self.rows, self.decoder.logits(hidden_BD), batch)
 
@@ -263,13 +273,17 @@ class Loop:
         return moved
 
     def _append(self, rows: list[Sample], logits_BV: torch.Tensor, batch: _Batch) -> None:
-        """Draw the next token of each row and see whether it ends there."""
+        """Draw the next token of each row."""
         uniform_B = torch.from_numpy(uniforms(batch.seeds, batch.counts)).to(logits_BV.device)
         for index in batch.held:
             rows[index].grammar.mask(logits_BV[index])  # type: ignore[union-attr]  # it has one, or were not held
         tokens_B, logprobs_B = draw(logits_BV, uniform_B, batch.draws)
+        self._take(rows, tokens_B.tolist(), logprobs_B.tolist(), batch)
+
+    def _take(self, rows: list[Sample], tokens: list[int], logprobs: list[float], batch: _Batch) -> None:
+        """Append what was drawn to each row and see whether it ends there."""
         batch.counts += 1
-        for row, token, logprob in zip(rows, tokens_B.tolist(), logprobs_B.tolist(), strict=True):
+        for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
             row.tokens.append(token)
             row.logprobs.append(logprob)
             if row.heard is not None:

@@ -30,9 +30,16 @@ class Product:
         self._packed = _packs(weight)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous()) if self._packed else weight
 
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """The weight, in its own layout, and the bias."""
+        return [self._weight] if self._bias is None else [self._weight, self._bias]
+
     def __call__(self, x_ND: torch.Tensor, add_NE: torch.Tensor | None = None) -> torch.Tensor:
         """Rows (N, D) to rows (N, E), onto `add_NE` where it is given."""
         if not self._packed:
+            if add_NE is not None and self._bias is None:
+                return torch.addmm(add_NE, x_ND, self._weight.t())
             y = F.linear(x_ND, self._weight, self._bias)
             return y if add_NE is None else y.add_(add_NE)
         linear = torch.ops.mkldnn._linear_pointwise
