@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -11,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from forethought.problems.files import listed
 from forethought.types import Engine, Messages, Sampling, Step, Verdict, user
 from forethought.verify.generative import Read, ask, presented
 from forethought.verify.verdict import Verify, drawn, judged
@@ -64,14 +62,7 @@ def load(path: Path | str) -> tuple[Criterion, ...]:
     Raises:
         ValueError: the file is missing, empty or of another kind, a row is broken (by its place), or names repeat.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the rubric {path} cannot be read: {error}") from error
-    if path.suffix.lower() not in (".jsonl", ".yaml", ".yml"):
-        raise ValueError(f"the rubric {path} is neither .jsonl nor .yaml")
-    rows = _jsonl(path, text) if path.suffix.lower() == ".jsonl" else _yaml(path, text)
+    rows = listed(Path(path), "criteria")
     criteria = tuple(_criterion(where, _worded(where, row, place)) for place, (where, row) in enumerate(rows, 1))
     _check(criteria, str(path))
     return criteria
@@ -161,28 +152,6 @@ def _check(criteria: Sequence[Criterion], what: str) -> None:
     labels = [one.label for one in criteria]
     if twice := [label for label in labels if labels.count(label) > 1]:
         raise ValueError(f"{what} has {twice[0]!r:.80} twice; give each criterion a name of its own")
-
-
-def _jsonl(path: Path, text: str) -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                rows.append((f"{path}:{number}", json.loads(line)))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
-    return rows
-
-
-def _yaml(path: Path, text: str) -> list[tuple[str, Any]]:
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    rows = found.get("criteria") if isinstance(found, dict) else found
-    if not isinstance(rows, list):
-        raise ValueError(f"{path} holds no list of criteria, neither by itself nor under `criteria`")
-    return [(f"{path}, criterion {number}", row) for number, row in enumerate(rows, 1)]
 
 
 def _worded(where: str, row: Any, place: int) -> Any:
