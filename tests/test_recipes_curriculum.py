@@ -101,7 +101,7 @@ def test_a_rule_that_means_nothing_is_refused(text: str) -> None:
         rule(text)
     for recipe in (grpo, star):
         with pytest.raises(ValueError, match="curriculum is"):
-            recipe.Config(model="tiny", curriculum=text)  # type: ignore[attr-defined]
+            recipe.Config(model="tiny", curriculum=text)
 
 
 def test_a_curriculum_of_nothing_to_choose_from_is_refused(tmp_path: Path) -> None:
