@@ -16,6 +16,7 @@ from forethought.problems import Task, open_task
 from forethought.recipes import grpo, star
 from forethought.recipes.curriculum import EXPLORE, WINDOW, Curriculum, learnability, rule
 from forethought.recipes.run import prompts
+from forethought.scaling.stages import load_report
 from forethought.train import checkpoint
 from forethought.train.metrics import read
 from forethought.types import Problem, Trace, Verdict
@@ -179,3 +180,22 @@ def test_grpo_with_a_curriculum_goes_on_to_the_bit(
     assert rows[-1][f"success/{NAMES[0]}"] == 1.0  # every number is a multiple of 1
     last = sum(row[f"prompts/{NAMES[0]}"] for row in rows[2:])
     assert last < sum(row["prompts/chain:steps=2"] + row[f"prompts/{NAMES[2]}"] for row in rows[2:]) / 2
+
+
+def test_grpo_ends_with_the_step_that_passes_its_tokens(
+    thinker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(grpo, "open_task", lottery)
+    asked = grpo.Config(
+        model=thinker, problems=MIX, steps=6, prompts=2, group=4, lr=1e-3, max_tokens=10, eval_problems=4,
+        eval_samples=1, save_every=5, dtype="fp32", out=str(tmp_path / "all"),
+    )  # fmt: skip
+    rows = course(grpo.main(asked))
+    assert len(rows) == 6
+    enough = replace(asked, tokens=int(rows[2]["tokens"]), out=str(tmp_path / "part"))
+    assert course(grpo.main(enough)) == rows[:3]
+    assert checkpoint.latest(tmp_path / "part") == tmp_path / "part" / "checkpoints" / "step-000003"
+    grpo.main(enough, tmp_path / "part")
+    assert course(tmp_path / "part") == rows[:3]
+    after = load_report(tmp_path / "part").stages[1]
+    assert after.training_tokens + after.sampled_tokens <= enough.tokens

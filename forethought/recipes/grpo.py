@@ -54,7 +54,9 @@ class Config(Settings):
     method: str = "grpo"
     """grpo, dr-grpo, dapo or rloo."""
     steps: int = 40
-    """Optimizer steps."""
+    """Optimizer steps, at most."""
+    tokens: int = 0
+    """End with the step that passes so many tokens: sampled, of prompts, and learned from; 0 is no end."""
     prompts: int = 16
     """Problems in one rollout."""
     group: int = 8
@@ -85,7 +87,7 @@ class Config(Settings):
         if self.method not in METHODS:
             raise ValueError(f"method is {self.method!r}; choose from {', '.join(METHODS)}")
         at_least(self, 1, "steps", "prompts", "updates", "save_every")
-        at_least(self, 0, "clip_low", "clip_high", "kl", "tis")
+        at_least(self, 0, "tokens", "clip_low", "clip_high", "kl", "tis")
         if self.curriculum:
             rule(self.curriculum)  # refuses what is none
         if self.group < 2:
@@ -129,7 +131,10 @@ def main(config: Config, resume: Path | None = None) -> Path:
             if curriculum:
                 curriculum.restore(saved.state["curriculum"])
         first = step_of(place)
+        done = first
         for step in tqdm(range(first, config.steps), initial=first, total=config.steps, desc="grpo", unit="step"):
+            if 0 < config.tokens <= student.tokens:
+                break
             began = time.perf_counter()
             if step % config.updates == 0:
                 student.refresh(step)
@@ -142,18 +147,19 @@ def main(config: Config, resume: Path | None = None) -> Path:
                 kept = learner.step(data, loss, normaliser=normaliser, proximal=proximal, reference=known)
                 student.training_tokens += int(kept["computed"])
             seconds = {"seconds_sampling": drawn - began, "seconds_learning": time.perf_counter() - drawn}
-            run.metrics.log(step + 1, {**stats, **kept, **seconds})
-            if run.due(step + 1, config.steps, config.save_every):
+            run.metrics.log(step + 1, {**stats, **kept, **seconds, "tokens": student.tokens})
+            done = step + 1
+            if run.due(done, config.steps, config.save_every) or 0 < config.tokens <= student.tokens:
                 run.writer.flush()
                 sizes = [(len(batch), rows) for batch, rows in rest]
                 state = {"batches": sizes, "stats": stats, "spent": student.spent()}
                 state |= {"curriculum": curriculum.state()} if curriculum else {}
                 left = [datum for batch, _ in rest for datum in batch]
-                checkpoint.save(run.folder, step + 1, learner, state=state, data=left, tokenizer=student.tokenizer)
+                checkpoint.save(run.folder, done, learner, state=state, data=left, tokenizer=student.tokenizer)
             run.raise_if_asked()
             if not data and step + 1 == DEAD_STEPS * config.updates and learner.steps == 0:
                 print(f"nothing learned in {step + 1} steps: every thought of every group earned the same")
-        student.refresh(config.steps)
+        student.refresh(done)
         student.examine("after", run, task, config)
     return run.folder
 

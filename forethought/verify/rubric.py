@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forethought.problems.files import listed
+from forethought.problems import files
 from forethought.types import Engine, Messages, Sampling, Step, Verdict, user
 from forethought.verify.generative import Read, ask, presented
 from forethought.verify.verdict import Verify, drawn, judged
@@ -52,6 +52,15 @@ class Criterion:
         return self.name or self.text
 
 
+def rule(text: str, unless: Sequence[str] = (), *, weight: float = 1.0, name: str = "") -> Criterion:
+    """A rule as a criterion: where one of its exceptions is the case it counts as kept."""
+    worded = f"Keeps this rule: {text.strip()}"
+    if unless:
+        listed = "\n".join(f"({number}) {one.strip()}" for number, one in enumerate(unless, 1))
+        worded += f"\nThe rule does not hold, and counts as kept, where one of these is the case:\n{listed}"
+    return Criterion(worded, weight, name)
+
+
 def load(path: Path | str) -> tuple[Criterion, ...]:
     """The criteria of a `.jsonl` file (an object a line) or a `.yaml` one (a list, or one under `criteria`).
 
@@ -62,7 +71,7 @@ def load(path: Path | str) -> tuple[Criterion, ...]:
     Raises:
         ValueError: the file is missing, empty or of another kind, a row is broken (by its place), or names repeat.
     """
-    rows = listed(Path(path), "criteria")
+    rows = files.listed(Path(path), "criteria")
     criteria = tuple(_criterion(where, _worded(where, row, place)) for place, (where, row) in enumerate(rows, 1))
     _check(criteria, str(path))
     return criteria
@@ -158,17 +167,13 @@ def _worded(where: str, row: Any, place: int) -> Any:
     """A rule with its exceptions as a criterion; anything else as it is."""
     if not isinstance(row, dict) or "rule" not in row:
         return row
-    rule, unless = row["rule"], row.get("unless", [])
-    if "criterion" in row or not isinstance(rule, str) or not rule.strip():
+    words, unless = row["rule"], row.get("unless", [])
+    if "criterion" in row or not isinstance(words, str) or not words.strip():
         raise ValueError(f"{where}: {row!r:.80} is no `rule` in words; a row has a rule or a criterion, not both")
     if not isinstance(unless, list) or not all(isinstance(one, str) and one.strip() for one in unless):
         raise ValueError(f"{where}: `unless` is {unless!r:.80}; it must be a list of exceptions in words")
-    text = f"Keeps this rule: {rule.strip()}"
-    if unless:
-        listed = "\n".join(f"({number}) {one.strip()}" for number, one in enumerate(unless, 1))
-        text += f"\nThe rule does not hold, and counts as kept, where one of these is the case:\n{listed}"
     others = {key: value for key, value in row.items() if key not in ("rule", "unless")}
-    return {"criterion": text, "name": f"rule {place}", **others}
+    return {"criterion": rule(words, unless).text, "name": f"rule {place}", **others}
 
 
 def _criterion(where: str, row: Any) -> Criterion:
