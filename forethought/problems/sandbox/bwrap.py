@@ -16,7 +16,15 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from forethought.problems.sandbox.inside import NEWIPC, NEWNET, NEWNS, NEWPID, NEWUTS
-from forethought.problems.sandbox.jail import command, environment, filters, missing, rlimits
+from forethought.problems.sandbox.jail import (
+    command,
+    compiled,
+    environment,
+    filters,
+    interpreter,
+    missing,
+    rlimits,
+)
 from forethought.problems.sandbox.run import PLAIN, Limits, Ran, Sandbox, SandboxUnavailable, drain, sealed
 
 WORKERS = min(8, os.cpu_count() or 1)
@@ -43,7 +51,7 @@ def run(program: str, stdin: bytes = b"", limits: Limits = PLAIN, *, without: Co
             stdin=files[1],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=[files[0], *files[2:]],
+            pass_fds=[files[0], compiled(interpreter()[0]), *files[2:]],
             env=environment(without),
             cwd="/",
         )
