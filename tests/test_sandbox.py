@@ -89,7 +89,8 @@ def test_root_must_step_down_for_its_forks_to_be_counted() -> None:
 
 
 def test_every_guard_is_taken_away_by_some_test() -> None:
-    assert {guard for each in ATTACKS for guard in each.opens} | {"root"} == set(jail.GUARDS)
+    own = {"root", "group"}  # the second one's stand in test_sandbox_cgroup.py
+    assert {guard for each in ATTACKS for guard in each.opens} | own == set(jail.GUARDS)
 
 
 @needs_jail
@@ -194,6 +195,19 @@ VICTIMS = pytest.mark.parametrize("victim", [0, 1, 2], ids=["the server", "the o
 def test_a_program_whose_worker_is_killed_is_run_again(monkeypatch: pytest.MonkeyPatch, victim: int) -> None:
     ran, killed = kill_when_begun(monkeypatch, victim, times=1)
     assert (ran.status, ran.out, len(killed)) == ("ended", b"2\n", 1)
+
+
+@needs_jail
+def test_a_program_that_has_not_begun_ends_with_the_process_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is killed here before the program could ask to be told."""
+    slow = jail.INSIDE.replace(
+        "            os.setsid()\n", "            __import__('time').sleep(1)\n            os.setsid()\n"
+    )
+    assert slow.count("sleep(1)") == 1
+    monkeypatch.setattr(jail, "INSIDE", slow)
+    ran, killed = kill_when_begun(monkeypatch, 1, times=2)
+    assert (ran.status, len(killed)) == ("lost", 2)
+    assert ran.seconds < 30
 
 
 @needs_jail

@@ -4,7 +4,7 @@ it starts anew for each program, as that very interpreter compiled it (`jail.com
     python -s -S -c TEXT once PROGRAM_FD RLIMITS            run one program
     python -s -S -c TEXT file PATH RLIMITS SECCOMP_HEX      run one where no file descriptor can be handed down
     python -s -S -c TEXT text PROGRAM_HEX                   run one where nothing else can (WASI)
-    python -s -S -c TEXT serve SECCOMP_FD                   run one for each request on standard input, a socket
+    python -s -S -c TEXT serve SECCOMP_FD GROUP_FD...       run one for each request on standard input, a socket
 
 Standard library only, any Python from 3.8; but in the last form nothing is imported that takes time. Nothing here is
 trusted with a verdict: what it reports is how a process ended.
@@ -201,8 +201,18 @@ def watch(control: socket.socket, child: int) -> tuple[int, float]:
     return code, used.ru_utime + used.ru_stime
 
 
-def serve(filters: str) -> None:
-    """Fork for each request; each program is process 1 of namespaces of its own.
+def hung_up(pipe: int) -> bool:
+    """Has nobody the other end of it any more?"""
+    import select
+
+    poll = select.poll()
+    poll.register(pipe, 0)
+    return bool(poll.poll(0))
+
+
+def serve(filters: str, *groups: str) -> None:
+    """Fork for each request; each program is process 1 of namespaces of its own. `groups` are the doors of control
+    groups to step into.
 
     A request is the namespaces to make, the options of the fresh /tmp, and the rlimits.
     """
@@ -215,6 +225,9 @@ def serve(filters: str) -> None:
 
     for common in ("json", "math", "typing", "collections", "heapq", "random", "itertools", "functools", "ast", "io"):
         __import__(common)
+    for door in map(int, groups):
+        os.write(door, b"0")
+        os.close(door)
     seccomp = read(int(filters)) if filters != "-" else b""
     control = socket.socket(fileno=os.dup(0))
     os.dup2(1, 0)  # /dev/null
@@ -231,6 +244,10 @@ def serve(filters: str) -> None:
             os.setsid()
             source = streams(files)
             call("prctl", PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+            os.close(held)
+            if hung_up(alive):  # who was killed before that call has taken nobody along
+                os._exit(FAULT)
+            os.close(alive)
             limit(limits)
             call("prctl", PR_CAP_AMBIENT, 4, 0, 0, 0)
             call("capset", (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
@@ -238,10 +255,11 @@ def serve(filters: str) -> None:
             control.close()
             return source
 
+        alive, held = os.pipe()
         child = os.fork()
         if child == 0:
             program(closed(control, close))
-        for file in files:
+        for file in (*files, alive):
             os.close(file)
         code, used = watch(control, child)
         control.send(f"{code} {used}".encode())

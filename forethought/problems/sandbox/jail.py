@@ -25,7 +25,7 @@ PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 INSIDE = Path(inside.__file__).read_text(encoding="utf-8")
 GUARDS = (
     *("root", "environment", "pid", "network", "ipc", "files", "read-only", "nested", "session", "seccomp"),
-    *("memory", "processes", "cpu", "file size", "disk", "time", "output", "requests"),
+    *("memory", "processes", "cpu", "file size", "disk", "time", "output", "requests", "group"),
 )
 """What `without` may name. Only tests take a guard away, to see that an attack then gets through."""
 
