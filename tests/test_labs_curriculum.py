@@ -46,7 +46,7 @@ def test_other_settings_are_refused_before_anything_runs(tmp_path: Path) -> None
     config = lab.Config(seeds=(0,), out=str(tmp_path))
     last = lab.plan(config, "learnability", 0)
     write_config(Path(last.out), "grpo", replace(last, lr=0.5), resume=False)
-    with pytest.raises(ValueError, match=r"lr was 0\.5 and is 0\.0003"):
+    with pytest.raises(ValueError, match=r"lr was 0\.5 and is 0\.0001"):
         lab.main(config)
     assert [folder.name for folder in tmp_path.iterdir()] == ["learnability-0"]
 

@@ -2,8 +2,8 @@
 
     python -m forethought.labs.curriculum
 
-A small policy knows short chains and has seen a few long ones. GRPO goes on from it on chains of 1 to 8 steps in three
-arms, which end with the step that passes the same number of tokens (sampled, of prompts, and learned from):
+A small policy has seen chains of 1 to 8 steps, and fails the more often the longer they are. GRPO goes on from it in
+three arms, which end with the step that passes the same number of tokens (sampled, of prompts, and learned from):
 
 - `weights`: every length as often as any other;
 - `bounds`: four fifths of the problems of lengths that it solves in 20 to 90 % of its newest thoughts
@@ -45,11 +45,11 @@ class Config:
 
     seeds: tuple[int, ...] = (0, 1)
     """One policy, and one run of each arm from it, for each of them."""
-    cold_steps: int = 700
+    cold_steps: int = 500
     """Of the policy's worked examples, in batches of 32."""
     tokens: int = 1_000_000
     """What each arm may spend."""
-    lr: float = 3e-4
+    lr: float = 1e-4
     """Of each arm."""
     problems: int = 400
     """Held-out ones, of all lengths alike, the same for all arms of a seed."""
@@ -72,8 +72,8 @@ def main(config: Config) -> list[str]:
 
 
 def policy(config: Config, seed: int) -> Settings:
-    """The run that teaches a policy: of four examples three are of 1 to 3 steps."""
-    return taught(config.out, seed, "mix:3*chain:steps=1..3 + chain:steps=4..8", config.cold_steps)
+    """The run that teaches a policy: examples of every length alike, and too few of them."""
+    return taught(config.out, seed, "mix:chain:steps=1..8", config.cold_steps)
 
 
 def plan(config: Config, arm: str, seed: int) -> grpo.Config:
