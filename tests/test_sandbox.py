@@ -290,3 +290,14 @@ def test_a_machine_whose_system_calls_are_not_known_gets_no_filter() -> None:
     assert seccomp.filters("mips") == b""
     assert len(seccomp.filters("aarch64")) % 8 == 0
     assert seccomp.filters("aarch64") != seccomp.filters("x86_64")
+
+
+@needs_jail
+def test_the_examination_is_compiled_once_a_server_and_by_its_text_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bwrap, "EXAMINATION", b"print('known', __name__)\nprint(undefined)")
+    monkeypatch.setattr(jail, "INSIDE", jail.INSIDE.replace('compile(ours, "program.py"', 'compile(ours, "known.py"'))
+    server = bwrap.Server()
+    ran = server.run(bwrap.EXAMINATION.decode(), b"", SHORT)
+    assert (ran.out, b'"known.py", line 2' in ran.err) == (b"known __main__\n", True)
+    assert server.run("print(1)", b"", SHORT).out == b"1\n"
+    server.kill()

@@ -14,7 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from forethought.problems.sandbox import calls
 from forethought.problems.sandbox.cgroup import Group, place
 from forethought.problems.sandbox.inside import NEWIPC, NEWNET, NEWNS, NEWPID, NEWUTS
 from forethought.problems.sandbox.jail import (
@@ -28,6 +30,8 @@ from forethought.problems.sandbox.jail import (
 )
 from forethought.problems.sandbox.run import PLAIN, Limits, Ran, Sandbox, SandboxUnavailable, drain, sealed
 
+EXAMINATION = Path(calls.__file__).read_bytes()
+"""What most programs that a pool runs begin with (`exam`)."""
 WORKERS = min(8, os.cpu_count() or 1)
 """Programs at a time."""
 START_SECONDS = 60.0
@@ -118,8 +122,7 @@ def _bubblewrap(without: Collection[str], files: Sequence[int], refused: bool) -
         tmp = "mode=1777,nr_inodes=4096" + (f",size={limits.disk}" if "disk" not in without else "")
         return f"{0 if 'requests' in without else _NAMESPACES}|{tmp}|{rlimits(limits, without=without)}"
 
-    words = [*command(None, without=without), "serve", str(files[0]) if refused else "-"]
-    words += map(str, files[1:] if refused else files)
+    words = [*command(None, without=without), "serve", *([] if refused else ["-"]), *map(str, files)]
     return Kind(words, environment(without), ask, _refusal, files)
 
 
@@ -140,7 +143,9 @@ class Server:
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         refused = filters(without) if kind is None else b""
         self.group = _group(without) if kind is None else None
-        files = [*([sealed(refused)] if refused else []), *(self.group.doors() if self.group else [])]
+        files = [sealed(refused)] if refused else []
+        if kind is None:
+            files += [sealed(EXAMINATION), *(self.group.doors() if self.group else [])]
         try:
             with theirs, tempfile.TemporaryFile() as complaints:
                 self.kind = kind or _bubblewrap(without, files, bool(refused))

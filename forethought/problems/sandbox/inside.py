@@ -4,7 +4,8 @@ it starts anew for each program, as that very interpreter compiled it (`jail.com
     python -s -S -c TEXT once PROGRAM_FD RLIMITS            run one program
     python -s -S -c TEXT file PATH RLIMITS SECCOMP_HEX      run one where no file descriptor can be handed down
     python -s -S -c TEXT text PROGRAM_HEX                   run one where nothing else can (WASI)
-    python -s -S -c TEXT serve SECCOMP_FD GROUP_FD...       run one for each request on standard input, a socket
+    python -s -S -c TEXT serve SECCOMP_FD KNOWN_FD GROUP_FD...
+                                                            run one for each request on standard input, a socket
 
 Standard library only, any Python from 3.8; but in the last form nothing is imported that takes time. Nothing here is
 trusted with a verdict: what it reports is how a process ended.
@@ -76,6 +77,10 @@ def read(file: int) -> bytes:
         chunks.append(chunk)
 
 
+KNOWN: dict[bytes, Any] = {}
+"""Programs of our own that a server will be asked to run again and again, compiled before it is."""
+
+
 def program(source: bytes) -> None:
     """Run a program as Python runs a script, and exit with its status."""
     main = type(sys)("__main__")
@@ -85,7 +90,7 @@ def program(source: bytes) -> None:
     sys.argv[:] = ["program.py"]
     code = 0
     try:
-        exec(compile(source, "program.py", "exec"), main.__dict__)
+        exec(KNOWN.get(source) or compile(source, "program.py", "exec"), main.__dict__)
     except SystemExit as stop:
         code = _status(stop.code)
     except BaseException as error:  # noqa: BLE001 - the sandbox's wall: a program may raise anything
@@ -210,9 +215,9 @@ def hung_up(pipe: int) -> bool:
     return bool(poll.poll(0))
 
 
-def serve(filters: str, *groups: str) -> None:
-    """Fork for each request; each program is process 1 of namespaces of its own. `groups` are the doors of control
-    groups to step into.
+def serve(filters: str, known: str, *groups: str) -> None:
+    """Fork for each request; each program is process 1 of namespaces of its own. `known` is a program to compile ahead,
+    `groups` are the doors of control groups to step into.
 
     A request is the namespaces to make, the options of the fresh /tmp, and the rlimits.
     """
@@ -229,6 +234,8 @@ def serve(filters: str, *groups: str) -> None:
         os.write(door, b"0")
         os.close(door)
     seccomp = read(int(filters)) if filters != "-" else b""
+    ours = read(int(known))
+    KNOWN[ours] = compile(ours, "program.py", "exec")
     control = socket.socket(fileno=os.dup(0))
     os.dup2(1, 0)  # /dev/null
 
