@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 REPEATS = 1000
 """Questions in a row that a part has given before, until it counts as exhausted."""
-BATCH = 64
+BATCH = 16
 """Problems that a part is asked for at first; twice as many each time after."""
 LEVELS = 100
 """Most parts that a range of levels stands for."""
