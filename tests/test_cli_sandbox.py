@@ -57,6 +57,7 @@ def test_the_jail_of_this_machine_holds(cli: Cli) -> None:
     said = cli("sandbox", "doctor", "--sandbox", "bwrap-pool")
     assert said.status == 0, said.out
     assert "bwrap-pool: every attack failed" in said.out
+    assert "memory and processes of a program together: " in said.out
 
 
 def test_another_word_is_refused(cli: Cli) -> None:

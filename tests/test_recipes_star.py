@@ -28,6 +28,7 @@ from forethought.train.metrics import read
 from forethought.types import Problem, Trace, Verdict
 
 SMALL: dict[str, Any] = {"layers": 1, "width": 32}
+MIX = "mix:addition:digits=1..2"
 
 
 class Killed(BaseException):
@@ -49,14 +50,17 @@ def beginner(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(star.main(asked) / "base")
 
 
-@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize(
+    ("restart", "problems", "curriculum"),
+    [(False, "addition:digits=1-2", ""), (True, "addition:digits=1-2", ""), (False, MIX, "0.1-0.4")],
+)
 def test_star_keeps_what_was_right_tries_again_what_was_not_and_goes_on_where_it_stopped(
-    beginner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restart: bool
+    beginner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, restart: bool, problems: str, curriculum: str
 ) -> None:
     asked = star.Config(
-        model=beginner, problems="addition:digits=1-2", iterations=3, fresh=12, tries=2, known=1, shown=6, hinted=6,
-        cold_steps=0, restart=restart, steps=4, lr=3e-3, batch=8, eval_problems=8, max_tokens=70, rationalise=True,
-        out=str(tmp_path / "whole"),
+        model=beginner, problems=problems, curriculum=curriculum, iterations=3, fresh=12, tries=2, known=1, shown=6,
+        hinted=6, cold_steps=0, restart=restart, steps=4, lr=3e-3, batch=8, eval_problems=8, max_tokens=70,
+        rationalise=True, out=str(tmp_path / "whole"),
     )  # fmt: skip
     monkeypatch.setattr(star, "open_task", _half_right)
     whole = star.main(asked)
@@ -64,6 +68,8 @@ def test_star_keeps_what_was_right_tries_again_what_was_not_and_goes_on_where_it
     assert len(rows) == 3
     assert all(row["kept"] > 0 for row in rows)
     assert sum(row["rationales"] for row in rows) > 0
+    if curriculum:
+        assert all({f"prompts/addition:digits={n}", f"success/addition:digits={n}"} <= set(rows[-1]) for n in (1, 2))
     plain, asked_again = defaultdict(list), set()
     for trace in open_store(whole / "store").traces():
         if "/train/" in trace.problem_id and "(" in trace.messages[-1]["content"]:

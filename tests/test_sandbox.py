@@ -89,7 +89,8 @@ def test_root_must_step_down_for_its_forks_to_be_counted() -> None:
 
 
 def test_every_guard_is_taken_away_by_some_test() -> None:
-    assert {guard for each in ATTACKS for guard in each.opens} | {"root"} == set(jail.GUARDS)
+    own = {"root", "group"}  # the second one's stand in test_sandbox_cgroup.py
+    assert {guard for each in ATTACKS for guard in each.opens} | own == set(jail.GUARDS)
 
 
 @needs_jail
@@ -197,6 +198,19 @@ def test_a_program_whose_worker_is_killed_is_run_again(monkeypatch: pytest.Monke
 
 
 @needs_jail
+def test_a_program_that_has_not_begun_ends_with_the_process_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which is killed here before the program could ask to be told."""
+    slow = jail.INSIDE.replace(
+        "            os.setsid()\n", "            __import__('time').sleep(1)\n            os.setsid()\n"
+    )
+    assert slow.count("sleep(1)") == 1
+    monkeypatch.setattr(jail, "INSIDE", slow)
+    ran, killed = kill_when_begun(monkeypatch, 1, times=2)
+    assert (ran.status, len(killed)) == ("lost", 2)
+    assert ran.seconds < 30
+
+
+@needs_jail
 @VICTIMS
 def test_a_run_that_is_killed_twice_is_lost_and_nobodys_fault(monkeypatch: pytest.MonkeyPatch, victim: int) -> None:
     ran, killed = kill_when_begun(monkeypatch, victim, times=2)
@@ -276,3 +290,14 @@ def test_a_machine_whose_system_calls_are_not_known_gets_no_filter() -> None:
     assert seccomp.filters("mips") == b""
     assert len(seccomp.filters("aarch64")) % 8 == 0
     assert seccomp.filters("aarch64") != seccomp.filters("x86_64")
+
+
+@needs_jail
+def test_the_examination_is_compiled_once_a_server_and_by_its_text_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bwrap, "EXAMINATION", b"print('known', __name__)\nprint(undefined)")
+    monkeypatch.setattr(jail, "INSIDE", jail.INSIDE.replace('compile(ours, "program.py"', 'compile(ours, "known.py"'))
+    server = bwrap.Server()
+    ran = server.run(bwrap.EXAMINATION.decode(), b"", SHORT)
+    assert (ran.out, b'"known.py", line 2' in ran.err) == (b"known __main__\n", True)
+    assert server.run("print(1)", b"", SHORT).out == b"1\n"
+    server.kill()

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
+import types
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -123,6 +125,109 @@ def test_a_container_is_closed_and_is_ended_with_its_program(tmp_path: Path) -> 
         remote.docker("x", binary="/nowhere/docker")
     with pytest.raises(ValueError, match="docker needs an image"):
         open_sandbox("docker:")
+
+
+class E2B(types.ModuleType):
+    """A stand-in of E2B's SDK: its one sandbox is a folder and a shell of this machine."""
+
+    class SandboxException(Exception):  # noqa: N818
+        pass
+
+    class TimeoutException(SandboxException):
+        pass
+
+    class SandboxNotRunningException(TimeoutException):
+        pass
+
+    class CommandExitException(SandboxException):
+        def __init__(self, exit_code: int) -> None:
+            self.exit_code = exit_code
+
+    class AuthenticationException(Exception):  # noqa: N818
+        pass
+
+    class ServiceBusyException(Exception):  # noqa: N818
+        pass
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__("e2b")
+        self.folder = folder
+        self.Sandbox = self.files = self.commands = self
+        self.calls: list[tuple[Any, ...]] = []
+        self.fault: Exception | None = None
+
+    def create(self, template: str | None, *, timeout: int, allow_internet_access: bool) -> E2B:
+        self.calls.append(("create", template, timeout, allow_internet_access))
+        if isinstance(self.fault, self.AuthenticationException):
+            raise self.fault
+        return self
+
+    def write(self, path: str, data: bytes) -> None:
+        (self.folder / Path(path).name).write_bytes(data)
+
+    def run(
+        self, cmd: str, *, envs: dict[str, str], timeout: float, on_stdout: Any, on_stderr: Any, **how: bool
+    ) -> None:
+        assert how == {"retain_output": False}
+        self.calls.append(("run", cmd, envs, timeout))
+        if self.fault:
+            raise self.fault
+        here = cmd.replace("cd /tmp", f"cd {self.folder}").replace("python3", sys.executable)
+        ran = subprocess.run(here, shell=True, capture_output=True, env={**os.environ, **envs})
+        for chunk, hear in ((ran.stdout, on_stdout), (ran.stderr, on_stderr)):
+            if chunk:
+                hear(chunk.decode())
+        if ran.returncode:
+            raise self.CommandExitException(ran.returncode)
+
+    def kill(self) -> None:
+        self.calls.append(("kill",))
+
+
+@pytest.fixture
+def e2b(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> E2B:
+    stub = E2B(tmp_path)
+    monkeypatch.setitem(sys.modules, "e2b", stub)
+    return stub
+
+
+def test_e2b_runs_each_program_in_a_sandbox_of_its_own(e2b: E2B) -> None:
+    sandbox = open_sandbox("e2b:mine")
+    del e2b.calls[:]
+    ran = sandbox.run("print(input())\nraise SystemExit(3)", b"hello\n", Limits(seconds=7, memory=2**30))
+    assert (ran.status, ran.code, ran.out) == ("ended", 3, b"hello\n")
+    (_, template, life, internet), (_, command, _, patience), killed = e2b.calls
+    assert (template, life, internet, patience, killed) == ("mine", 81, False, 21, ("kill",))
+    assert "ulimit -v 1048576; ulimit -f 16384; ulimit -u 24; ulimit -t 7; " in command
+    assert sandbox.run("print('x' * 99)", b"", Limits(output=10)).status == "output"
+    assert e2b.calls[-1] == ("kill",)
+    assert open_sandbox("e2b:").run("print(1)", b"", PLAIN).complaint == ""
+    assert e2b.calls[-3][:2] == ("create", None)
+
+
+def test_what_e2b_says_is_told_apart(e2b: E2B) -> None:
+    sandbox = open_sandbox("e2b:mine")
+    for fault, status, note in (
+        (e2b.TimeoutException(), "time", ""),
+        (e2b.SandboxNotRunningException("gone"), "lost", "SandboxNotRunningException: gone"),
+        (e2b.ServiceBusyException("later"), "lost", "ServiceBusyException: later"),
+        (e2b.CommandExitException(137), "ended", ""),
+    ):
+        e2b.fault = fault
+        ran = sandbox.run("print(1)", b"", PLAIN)
+        assert (ran.status, note in ran.note) == (status, True)
+        assert e2b.calls[-1] == ("kill",)
+    e2b.fault = e2b.AuthenticationException("no key")
+    with pytest.raises(
+        SandboxUnavailable, match="does not run Python: the sandbox failed: AuthenticationException: no key"
+    ):
+        open_sandbox("e2b:mine")
+
+
+def test_without_its_sdk_e2b_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "e2b", None)
+    with pytest.raises(SandboxUnavailable, match=r"pip install 'forethought\[e2b\]'"):
+        open_sandbox("e2b:base")
 
 
 def test_no_sandbox_is_taken_only_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:

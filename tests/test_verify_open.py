@@ -110,7 +110,7 @@ def test_a_model_behind_a_server_is_asked_and_its_connections_closed(caplog: pyt
         ("nowhere", "'nowhere' is no verifier: It is a folder with a head.json, or confidence, generative"),
         ("generative", "generative asks a language model, and there is none: give an engine, or name one"),
         ("critic", "critic asks a language model"),
-        ("rubric:none.jsonl", "the rubric none.jsonl cannot be read"),
+        ("rubric:none.jsonl", "none.jsonl cannot be read"),
         ("confidence:median", "measure is 'median'"),
         ("score:http://host:1", "names no model; write it as score:http://host:port#model-name"),
     ],

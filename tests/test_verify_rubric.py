@@ -122,9 +122,9 @@ def test_both_kinds_of_file_give_the_same_criteria(tmp_path: Path) -> None:
         ("r.jsonl", '{"criterion": "a", "weight": true}', "the weight is True"),
         ("r.jsonl", '{"criterion": "a", "name": 1}', "the name is 1"),
         ("r.jsonl", '{"criterion": "a"}\n{"criterion": "a"}', "has 'a' twice"),
-        ("r.yaml", "a: [", "is not YAML"),
-        ("r.yaml", "criterion: a", "holds no list of criteria"),
-        ("r.yaml", "- criterion: ''", "r.yaml, criterion 1: a criterion is empty"),
+        ("r.yaml", "- a\nb: [", "r.yaml:2: not YAML"),
+        ("r.yaml", "criterion: a", "holds no list, neither by itself nor under `criteria`"),
+        ("r.yaml", "- {criterion: a}\n- criterion: ''", "r.yaml:2: a criterion is empty"),
         ("r.txt", "a", "is neither .jsonl nor .yaml"),
     ],
 )

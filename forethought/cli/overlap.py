@@ -11,7 +11,7 @@ import tyro
 
 from forethought.cli.terminal import rows, say, tell
 from forethought.problems import files
-from forethought.problems.overlap import Named, overlaps, strings
+from forethought.problems.overlap import Named, overlaps, questions_of, strings
 from forethought.store import find_store
 
 
@@ -33,7 +33,7 @@ def overlap(words: list[str]) -> int:
     """Print which questions share a run of words with which training text; 1 where any does, else 0."""
     what = "Tell which questions of EVALUATION have n words in a row that TRAINING has too; status 1 where any has."
     options = tyro.cli(Options, prog="forethought overlap", description=what, args=words)
-    questions = list(_questions(options.evaluation, options.question))
+    questions = list(questions_of(options.evaluation, options.question))
     if not questions:
         raise ValueError(f"{options.evaluation} holds no row")
     found = overlaps(questions, _texts(options.training), n=options.n)
@@ -44,17 +44,7 @@ def overlap(words: list[str]) -> int:
     return 1 if found else 0
 
 
-def _questions(path: Path, column: str) -> Iterator[Named]:
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
-    for where, row in files.rows(path):
-        if not isinstance(row.get(column), str):
-            raise ValueError(f"{where}: there is no text in column {column!r}; it has {', '.join(map(repr, row))}")
-        yield where, row[column]
-
-
 def _texts(path: Path) -> Iterator[Named]:
-
     if path.is_file():
         for where, row in files.rows(path):
             yield where, "\n".join(strings(row))

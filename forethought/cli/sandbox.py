@@ -56,10 +56,13 @@ def sandbox(words: list[str]) -> int:
         guards.setdefault(each.guard, []).extend([each.name] if escaped(ran) else [])
     if options.json:
         report = {"sandbox": examined.name, "holds": not through, "attacks": len(results), "through": guards}
+        report |= {"together": examined.together} if examined.together else {}
         say(json.dumps(report))
     else:
         lines = [(guard, ", ".join(names) or "holds") for guard, names in guards.items()]
         say(rows(("guard", "what got through"), lines))
         said = f"{counted(len(through), 'attack')} of {len(results)} got through" if through else "every attack failed"
+        if examined.together:
+            say(f"\nmemory and processes of a program together: {examined.together}")
         say(f"\n{examined.name}: {said}")
     return 1 if through else 0

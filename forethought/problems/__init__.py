@@ -72,8 +72,8 @@ def open_task(spec: str, *, question: str = "question", answer: str = "answer") 
         chosen, _, others = rest.partition(",")
         return gym.task(spec, chosen, **_options(name, others, gym.OPTIONS))  # type: ignore[arg-type]  # by OPTIONS
     if name == "mix":
-        weighted = [(weight, open_task(part, question=question, answer=answer)) for weight, part in mix.parts(rest)]
-        return mix.task(spec, weighted)
+        sources, unlike = mix.sources(rest, question, answer)
+        return mix.task(spec, [(source.weight, _part(source)) for source in sources], unlike)
     if name == "instructions":
         return instructions.task(spec, **_options(name, rest, instructions.OPTIONS))  # type: ignore[arg-type]  # likewise
     if name == "proofs":
@@ -85,9 +85,16 @@ def open_task(spec: str, *, question: str = "question", answer: str = "answer") 
     meant = f"did you mean {near[0]!r}? " if near else ""
     raise ValueError(
         f"there is no task {spec!r}; {meant}tasks are {', '.join(known)} "
-        f"(gsm8k:PATH, {PROGRAMS[0]}:path=PATH, proofs:path=PATH, gym:NAME, mix:2*TASK + TASK), "
+        f"(gsm8k:PATH, {PROGRAMS[0]}:path=PATH, proofs:path=PATH, gym:NAME, mix:2*TASK + TASK, mix:path=PATH), "
         f"or the path of a {', '.join(files.SUFFIXES)} file"
     )
+
+
+def _part(source: mix.Source) -> Task:
+    try:
+        return open_task(source.spec, question=source.question, answer=source.answer)
+    except ValueError as error:
+        raise ValueError(f"{source.where}: {error}" if source.where else str(error)) from error
 
 
 def _options(name: str, text: str, allowed: Mapping[str, Option]) -> dict[str, object]:

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from forethought.problems.grading import grade
 from forethought.problems.task import Split, Task, check_load
 from forethought.thought.marks import boxes, compose
@@ -127,6 +129,46 @@ def rows(path: Path) -> Iterator[Row]:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
         yield where, _object(where, row)
+
+
+def listed(path: Path, under: str) -> list[tuple[str, Any]]:
+    """What a `.jsonl` file has on its lines, or a `.yaml` one in its list (its only one, or that `under` a name), each
+    with its place, `settings.yaml:7`.
+
+    Raises `ValueError` for a file that cannot be read, is of another kind, or has no list.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if path.suffix.lower() in (".yaml", ".yml"):
+        return _yaml(path, text, under)
+    if path.suffix.lower() != ".jsonl":
+        raise ValueError(f"{path} is neither .jsonl nor .yaml")
+    found: list[tuple[str, Any]] = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                found.append((f"{path}:{number}", json.loads(line)))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
+    return found
+
+
+def _yaml(path: Path, text: str, under: str) -> list[tuple[str, Any]]:
+    try:
+        loader = yaml.SafeLoader(text)
+        top = loader.get_single_node()
+        if isinstance(top, yaml.MappingNode):
+            top = next((value for key, value in top.value if key.value == under), None)
+        if not isinstance(top, yaml.SequenceNode):
+            raise ValueError(f"{path} holds no list, neither by itself nor under `{under}`")
+        return [(f"{path}:{node.start_mark.line + 1}", loader.construct_object(node, deep=True)) for node in top.value]
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ValueError(f"{path}:{line}: not YAML: {error.problem}") from error
+    except yaml.YAMLError as error:  # a character that YAML has not
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
 
 
 def _object(where: str, row: Any) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -39,6 +39,10 @@ class Task:
     labels: Callable[[Problem, Trace], tuple[float | None, ...]] | None = None
     """True labels, one for each step of the trace: 1 right, 0 wrong, `None` where the step claims nothing; `None`
     where the task does not know them."""
+    parts: tuple[tuple[str, float], ...] = ()
+    """Of a mixture: the spec and the weight of each part, in the order of `meta["part"]`."""
+    streams: Callable[[Split, int], list[Iterator[Problem]]] | None = None
+    """Of a mixture: (split, seed) to all that each part has, problem by problem; no question comes twice from them."""
 
 
 def check_load(split: str, count: int | None) -> None:

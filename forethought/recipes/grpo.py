@@ -21,6 +21,7 @@ from typing import Any, Literal
 from tqdm import tqdm
 
 from forethought.problems import Task, open_task
+from forethought.recipes.curriculum import Curriculum, rule
 from forethought.recipes.run import Run, Settings, at_least, begin, prompts, step_of
 from forethought.recipes.student import Student
 from forethought.search.seeds import derive
@@ -53,7 +54,9 @@ class Config(Settings):
     method: str = "grpo"
     """grpo, dr-grpo, dapo or rloo."""
     steps: int = 40
-    """Optimizer steps."""
+    """Optimizer steps, at most."""
+    tokens: int = 0
+    """End with the step that passes so many tokens: sampled, of prompts, and learned from; 0 is no end."""
     prompts: int = 16
     """Problems in one rollout."""
     group: int = 8
@@ -74,6 +77,8 @@ class Config(Settings):
     """Cap of the importance weight between sampler and learner; 0 is off."""
     temperature: float = 1.0
     """Of the thoughts that are learned from."""
+    curriculum: str = ""
+    """Which parts of a mixture to draw from more often: bounds of success like 0.1-0.9, or learnability."""
     save_every: int = 10
     """Steps between checkpoints; the last step is always kept."""
 
@@ -82,7 +87,9 @@ class Config(Settings):
         if self.method not in METHODS:
             raise ValueError(f"method is {self.method!r}; choose from {', '.join(METHODS)}")
         at_least(self, 1, "steps", "prompts", "updates", "save_every")
-        at_least(self, 0, "clip_low", "clip_high", "kl", "tis")
+        at_least(self, 0, "tokens", "clip_low", "clip_high", "kl", "tis")
+        if self.curriculum:
+            rule(self.curriculum)  # refuses what is none
         if self.group < 2:
             raise ValueError(f"group is {self.group}; an advantage needs at least 2 thoughts to compare")
         if self.temperature <= 0:
@@ -92,6 +99,7 @@ class Config(Settings):
 def main(config: Config, resume: Path | None = None) -> Path:
     """Run the recipe and return its folder; raises KeyboardInterrupt once the place is saved after Ctrl-C."""
     task = open_task(config.problems, question=config.question, answer=config.answer)
+    curriculum = Curriculum(config.curriculum, task, config.seed) if config.curriculum else None
     student = Student.load(config.model, dtype=config.dtype)
     student.prepare(config)
     place = checkpoint.latest(resume) if resume else None
@@ -120,12 +128,17 @@ def main(config: Config, resume: Path | None = None) -> Path:
             saved = checkpoint.load(place, learner)
             student.resume(saved.state["spent"])
             rest, stats = _unpacked(saved.data, saved.state["batches"]), saved.state["stats"]
+            if curriculum:
+                curriculum.restore(saved.state["curriculum"])
         first = step_of(place)
+        done = first
         for step in tqdm(range(first, config.steps), initial=first, total=config.steps, desc="grpo", unit="step"):
+            if 0 < config.tokens <= student.tokens:
+                break
             began = time.perf_counter()
             if step % config.updates == 0:
                 student.refresh(step)
-                rest, stats = _roll_out(student, learner, run, task, config, step, weigh)
+                rest, stats = _roll_out(student, learner, run, task, config, step, weigh, curriculum)
             drawn = time.perf_counter()
             data, proximal = rest.pop(0)
             kept: dict[str, float] = {}
@@ -134,17 +147,19 @@ def main(config: Config, resume: Path | None = None) -> Path:
                 kept = learner.step(data, loss, normaliser=normaliser, proximal=proximal, reference=known)
                 student.training_tokens += int(kept["computed"])
             seconds = {"seconds_sampling": drawn - began, "seconds_learning": time.perf_counter() - drawn}
-            run.metrics.log(step + 1, {**stats, **kept, **seconds})
-            if run.due(step + 1, config.steps, config.save_every):
+            run.metrics.log(step + 1, {**stats, **kept, **seconds, "tokens": student.tokens})
+            done = step + 1
+            if run.due(done, config.steps, config.save_every) or 0 < config.tokens <= student.tokens:
                 run.writer.flush()
                 sizes = [(len(batch), rows) for batch, rows in rest]
                 state = {"batches": sizes, "stats": stats, "spent": student.spent()}
+                state |= {"curriculum": curriculum.state()} if curriculum else {}
                 left = [datum for batch, _ in rest for datum in batch]
-                checkpoint.save(run.folder, step + 1, learner, state=state, data=left, tokenizer=student.tokenizer)
+                checkpoint.save(run.folder, done, learner, state=state, data=left, tokenizer=student.tokenizer)
             run.raise_if_asked()
             if not data and step + 1 == DEAD_STEPS * config.updates and learner.steps == 0:
                 print(f"nothing learned in {step + 1} steps: every thought of every group earned the same")
-        student.refresh(config.steps)
+        student.refresh(done)
         student.examine("after", run, task, config)
     return run.folder
 
@@ -154,14 +169,25 @@ Batch = tuple[list[Datum], list[tuple[float, ...]] | None]
 
 
 def _roll_out(
-    student: Student, learner: Learner, run: Run, task: Task, config: Config, step: int, weigh: dict[str, Any]
+    student: Student,
+    learner: Learner,
+    run: Run,
+    task: Task,
+    config: Config,
+    step: int,
+    weigh: dict[str, Any],
+    curriculum: Curriculum | None,
 ) -> tuple[list[Batch], dict[str, float]]:
     """Draw and weigh one rollout, cut into the batches of its optimizer steps."""
     number = step // config.updates
     sampling = Sampling(config.max_tokens, config.temperature, seed=derive(config.seed, "rollout", number))
-    groups = student.sample(prompts(task, config.prompts, number, config.seed), task, config.group, sampling, "rollout")
+    known = curriculum.prompts(config.prompts) if curriculum else prompts(task, config.prompts, number, config.seed)
+    groups = student.sample(known, task, config.group, sampling, "rollout")
     run.keep(groups)
     data, stats = grpo(groups, student.tokenizer, max_tokens=config.max_tokens, drop_dead=not config.kl, **weigh)
+    if curriculum:
+        curriculum.observe(known, groups)
+        stats |= curriculum.metrics()
     size = -(-len(data) // config.updates)
     cuts = [data[start * size : (start + 1) * size] for start in range(config.updates)]
     # With one update the ratio is 1 by definition; with more, it is taken against the weights that drew the data.

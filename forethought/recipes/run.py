@@ -225,15 +225,17 @@ def batches(items: Sequence[T], size: int, steps: int, seed: int) -> list[list[T
 
 
 def prompts(task: Task, count: int, number: int, seed: int) -> list[Problem]:
-    """The `number`-th `count` training problems, counted from 0. A file's come in shuffled epochs without end."""
+    """The `number`-th `count` training problems, counted from 0. A file's come in shuffled epochs without end, and so
+    do those of a mixture of generators once it has no new ones."""
     taken = number * count
-    if not task.finite:
-        return task.load("train", count=taken + count, seed=seed)[taken:]
-    problems = task.load("train")
+    problems = task.load("train") if task.finite else task.load("train", count=taken + count, seed=seed)
+    if not task.finite and len(problems) == taken + count:
+        return problems[taken:]
     epochs: dict[int, list[Problem]] = {}
     for epoch in range(taken // len(problems), (taken + count - 1) // len(problems) + 1):
         epochs[epoch] = list(problems)
-        random.Random(f"{seed}/{epoch}").shuffle(epochs[epoch])
+        if epoch or task.finite:  # the first of a generator was in its own order
+            random.Random(f"{seed}/{epoch}").shuffle(epochs[epoch])
     places = (divmod(index, len(problems)) for index in range(taken, taken + count))
     return [epochs[epoch][at] for epoch, at in places]
 

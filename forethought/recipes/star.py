@@ -31,6 +31,7 @@ from tqdm import tqdm
 
 from forethought.engines.local import TinyConfig
 from forethought.problems import Task, open_task
+from forethought.recipes.curriculum import Curriculum, rule
 from forethought.recipes.run import Run, Settings, at_least, batches, begin, levels_of, prompts, step_of
 from forethought.recipes.student import Student, hinted
 from forethought.search.seeds import derive
@@ -91,6 +92,8 @@ class Config(Settings):
     cold_steps: int = 2000
     """Optimizer steps of the cold start; 0 for a model that already thinks in our form. Where they leave the known
     levels unsolved, up to as many again follow."""
+    curriculum: str = ""
+    """Which parts of a mixture to think about more often: bounds of success like 0.1-0.9, or learnability."""
     layers: int = 4
     """Of a fresh `tiny`."""
     width: int = 128
@@ -100,6 +103,8 @@ class Config(Settings):
         super().__post_init__()
         at_least(self, 1, "fresh", "tries", "steps", "batch")
         at_least(self, 0, "iterations", "shown", "hinted", "cold_steps")
+        if self.curriculum:
+            rule(self.curriculum)  # refuses what is none
         if self.tries > 1 and self.temperature == 0:
             raise ValueError(f"tries is {self.tries} at temperature 0: they would all be equal; raise temperature")
 
@@ -107,6 +112,7 @@ class Config(Settings):
 def main(config: Config, resume: Path | None = None) -> Path:
     """Run the recipe and return its folder; raises KeyboardInterrupt once the place is saved after Ctrl-C."""
     task = open_task(config.problems, question=config.question, answer=config.answer)
+    curriculum = Curriculum(config.curriculum, task, config.seed + 1) if config.curriculum else None
     place = checkpoint.latest(resume) if resume else None
     base_folder = (resume or Path()) / "base"
     begun = resume is not None and (base_folder / "config.json").exists()
@@ -129,10 +135,12 @@ def main(config: Config, resume: Path | None = None) -> Path:
         student.prepare(config)
         base = student.weights()
         if place is not None:
-            checkpoint.load(place, student.learner(lr=config.lr))
+            saved = checkpoint.load(place, student.learner(lr=config.lr))
+            if curriculum:
+                curriculum.restore(saved.state["curriculum"])
             student.refresh(step_of(place))
         for iteration in range(step_of(place), config.iterations):
-            data, stats = think(student, run, task, config, iteration)
+            data, stats = think(student, run, task, config, iteration, curriculum)
             if config.restart:
                 student.restore(base)
             data += random.Random(iteration).sample(reminders, min(len(reminders), config.fresh // 5))
@@ -143,23 +151,27 @@ def main(config: Config, resume: Path | None = None) -> Path:
             student.refresh(iteration + 1)
             student.examine(f"iteration {iteration + 1}", run, task, config)
             run.writer.flush()
-            checkpoint.save(run.folder, iteration + 1, learner, state={}, tokenizer=student.tokenizer)
+            state = {"curriculum": curriculum.state()} if curriculum else {}
+            checkpoint.save(run.folder, iteration + 1, learner, state=state, tokenizer=student.tokenizer)
             run.raise_if_asked()
     return run.folder
 
 
 def think(
-    student: Student, run: Run, task: Task, config: Config, iteration: int
+    student: Student, run: Run, task: Task, config: Config, iteration: int, curriculum: Curriculum | None
 ) -> tuple[list[Datum], dict[str, float]]:
     """The correct thoughts of one iteration on problems no iteration before has seen, and what became of the rest."""
     name = f"iteration {iteration + 1}"
-    problems = prompts(task, config.fresh, iteration, config.seed + 1)
+    fresh = config.fresh
+    problems = curriculum.prompts(fresh) if curriculum else prompts(task, fresh, iteration, config.seed + 1)
     groups: list[list[Trace]] = []
     failed = problems
     for number in range(config.tries):
         sampling = Sampling(config.max_tokens, config.temperature, seed=derive(config.seed, "think", iteration, number))
         tried = student.sample(failed, task, 1, sampling, f"{name}: try {number + 1}")
         groups += tried
+        if curriculum and number == 0:  # what is tried again has failed already
+            curriculum.observe(failed, tried)
         failed = [p for p, group in zip(failed, tried, strict=True) if all(t.reward == 0 for t in group)]
     rationales: list[list[Trace]] = []
     if config.rationalise:
@@ -175,6 +187,7 @@ def think(
             "from; take easier problems or more worked examples (--easy, --shown, --cold-steps)"
         )
     stats["rationales"] = sum(trace.reward == 1 for group in rationales for trace in group)
+    stats |= curriculum.metrics() if curriculum else {}
     stats |= _sound(task, problems, groups, "thoughts") | _sound(task, problems, rationales, "rationales")
     return data, stats
 

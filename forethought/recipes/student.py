@@ -122,6 +122,11 @@ class Student:
         seconds = time.perf_counter() - self.began
         return {**{name: getattr(self, name) for name in COSTS}, "seconds": seconds}
 
+    @property
+    def tokens(self) -> int:
+        """All that was computed for learning since the last measurement: sampled, of prompts, and learned from."""
+        return self.training_tokens + self.sampled_tokens + self.prefilled_tokens
+
     def resume(self, spent: Mapping[str, float]) -> None:
         """Go on counting from `spent`."""
         for name in COSTS:

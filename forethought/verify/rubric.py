@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -11,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from forethought.problems import files
 from forethought.types import Engine, Messages, Sampling, Step, Verdict, user
 from forethought.verify.generative import Read, ask, presented
 from forethought.verify.verdict import Verify, drawn, judged
@@ -54,6 +52,15 @@ class Criterion:
         return self.name or self.text
 
 
+def rule(text: str, unless: Sequence[str] = (), *, weight: float = 1.0, name: str = "") -> Criterion:
+    """A rule as a criterion: where one of its exceptions is the case it counts as kept."""
+    worded = f"Keeps this rule: {text.strip()}"
+    if unless:
+        listed = "\n".join(f"({number}) {one.strip()}" for number, one in enumerate(unless, 1))
+        worded += f"\nThe rule does not hold, and counts as kept, where one of these is the case:\n{listed}"
+    return Criterion(worded, weight, name)
+
+
 def load(path: Path | str) -> tuple[Criterion, ...]:
     """The criteria of a `.jsonl` file (an object a line) or a `.yaml` one (a list, or one under `criteria`).
 
@@ -64,14 +71,7 @@ def load(path: Path | str) -> tuple[Criterion, ...]:
     Raises:
         ValueError: the file is missing, empty or of another kind, a row is broken (by its place), or names repeat.
     """
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"the rubric {path} cannot be read: {error}") from error
-    if path.suffix.lower() not in (".jsonl", ".yaml", ".yml"):
-        raise ValueError(f"the rubric {path} is neither .jsonl nor .yaml")
-    rows = _jsonl(path, text) if path.suffix.lower() == ".jsonl" else _yaml(path, text)
+    rows = files.listed(Path(path), "criteria")
     criteria = tuple(_criterion(where, _worded(where, row, place)) for place, (where, row) in enumerate(rows, 1))
     _check(criteria, str(path))
     return criteria
@@ -163,43 +163,17 @@ def _check(criteria: Sequence[Criterion], what: str) -> None:
         raise ValueError(f"{what} has {twice[0]!r:.80} twice; give each criterion a name of its own")
 
 
-def _jsonl(path: Path, text: str) -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            try:
-                rows.append((f"{path}:{number}", json.loads(line)))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"{path}:{number}: not JSON: {error.msg} at column {error.colno}") from error
-    return rows
-
-
-def _yaml(path: Path, text: str) -> list[tuple[str, Any]]:
-    try:
-        found = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {error}") from error
-    rows = found.get("criteria") if isinstance(found, dict) else found
-    if not isinstance(rows, list):
-        raise ValueError(f"{path} holds no list of criteria, neither by itself nor under `criteria`")
-    return [(f"{path}, criterion {number}", row) for number, row in enumerate(rows, 1)]
-
-
 def _worded(where: str, row: Any, place: int) -> Any:
     """A rule with its exceptions as a criterion; anything else as it is."""
     if not isinstance(row, dict) or "rule" not in row:
         return row
-    rule, unless = row["rule"], row.get("unless", [])
-    if "criterion" in row or not isinstance(rule, str) or not rule.strip():
+    words, unless = row["rule"], row.get("unless", [])
+    if "criterion" in row or not isinstance(words, str) or not words.strip():
         raise ValueError(f"{where}: {row!r:.80} is no `rule` in words; a row has a rule or a criterion, not both")
     if not isinstance(unless, list) or not all(isinstance(one, str) and one.strip() for one in unless):
         raise ValueError(f"{where}: `unless` is {unless!r:.80}; it must be a list of exceptions in words")
-    text = f"Keeps this rule: {rule.strip()}"
-    if unless:
-        listed = "\n".join(f"({number}) {one.strip()}" for number, one in enumerate(unless, 1))
-        text += f"\nThe rule does not hold, and counts as kept, where one of these is the case:\n{listed}"
     others = {key: value for key, value in row.items() if key not in ("rule", "unless")}
-    return {"criterion": text, "name": f"rule {place}", **others}
+    return {"criterion": rule(words, unless).text, "name": f"rule {place}", **others}
 
 
 def _criterion(where: str, row: Any) -> Criterion:

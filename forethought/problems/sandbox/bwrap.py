@@ -13,12 +13,25 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+from forethought.problems.sandbox import calls
+from forethought.problems.sandbox.cgroup import Group, place
 from forethought.problems.sandbox.inside import NEWIPC, NEWNET, NEWNS, NEWPID, NEWUTS
-from forethought.problems.sandbox.jail import command, environment, filters, missing, rlimits
+from forethought.problems.sandbox.jail import (
+    command,
+    compiled,
+    environment,
+    filters,
+    interpreter,
+    missing,
+    rlimits,
+)
 from forethought.problems.sandbox.run import PLAIN, Limits, Ran, Sandbox, SandboxUnavailable, drain, sealed
 
+EXAMINATION = Path(calls.__file__).read_bytes()
+"""What most programs that a pool runs begin with (`exam`)."""
 WORKERS = min(8, os.cpu_count() or 1)
 """Programs at a time."""
 START_SECONDS = 60.0
@@ -43,7 +56,7 @@ def run(program: str, stdin: bytes = b"", limits: Limits = PLAIN, *, without: Co
             stdin=files[1],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=[files[0], *files[2:]],
+            pass_fds=[files[0], compiled(interpreter()[0]), *files[2:]],
             env=environment(without),
             cwd="/",
         )
@@ -84,7 +97,7 @@ def once() -> Sandbox:
     tried = one("print(2)", b"", Limits(seconds=START_SECONDS))
     if tried.out != b"2\n":
         raise SandboxUnavailable(_refusal(tried.err.decode(errors="replace")))
-    return Sandbox("bwrap", one, WORKERS)
+    return Sandbox("bwrap", one, WORKERS, together="not held: a jail for each program has no control group")
 
 
 class _Died(Exception):  # noqa: N818 - it tells of an end, not of an error of ours
@@ -104,13 +117,22 @@ class Kind:
     files: Sequence[int] = ()
 
 
-def _bubblewrap(without: Collection[str], files: Sequence[int]) -> Kind:
+def _bubblewrap(without: Collection[str], files: Sequence[int], refused: bool) -> Kind:
     def ask(limits: Limits) -> str:
         tmp = "mode=1777,nr_inodes=4096" + (f",size={limits.disk}" if "disk" not in without else "")
         return f"{0 if 'requests' in without else _NAMESPACES}|{tmp}|{rlimits(limits, without=without)}"
 
-    words = [*command(None, without=without), "serve", str(files[0]) if files else "-"]
+    words = [*command(None, without=without), "serve", *([] if refused else ["-"]), *map(str, files)]
     return Kind(words, environment(without), ask, _refusal, files)
+
+
+def _group(without: Collection[str]) -> Group | None:
+    """A control group for a server, where this machine has one to give."""
+    if "group" in without:
+        return None
+    with contextlib.suppress(SandboxUnavailable):
+        return Group(place())
+    return None
 
 
 class Server:
@@ -120,10 +142,13 @@ class Server:
         self.without = without
         self.control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         refused = filters(without) if kind is None else b""
+        self.group = _group(without) if kind is None else None
         files = [sealed(refused)] if refused else []
+        if kind is None:
+            files += [sealed(EXAMINATION), *(self.group.doors() if self.group else [])]
         try:
             with theirs, tempfile.TemporaryFile() as complaints:
-                self.kind = kind or _bubblewrap(without, files)
+                self.kind = kind or _bubblewrap(without, files, bool(refused))
                 self.process = subprocess.Popen(
                     self.kind.words,
                     stdin=theirs.fileno(),
@@ -147,6 +172,7 @@ class Server:
 
     def run(self, program: str, stdin: bytes, limits: Limits) -> Ran:
         """One program. Raises `_Died` where the server, or somebody's signal to the program, leaves nothing to say."""
+        killed = self._held(limits)
         out, out_end = os.pipe()
         err, err_end = os.pipe()
         given = [_source(program), sealed(stdin), out_end, err_end]
@@ -171,11 +197,24 @@ class Server:
         if said.startswith(b"fault") or not said:
             raise _Died(said.decode())
         code, used = said.split()
+        if int(code) == -9 and self.group and self.group.killed() > killed:
+            note = "killed: its processes together took too much memory"
+            return Ran("ended", 128 + 9, written, complaints + note.encode(), seconds)
         if int(code) == -9:  # process 1 hears no SIGKILL from within
             if float(used) < 0.8 * math.ceil(limits.seconds):  # what the kernel counts is not quite what it tells
                 raise _Died("the program was killed from outside its jail")
             return Ran("time", None, written, complaints, seconds)
         return Ran("ended", int(code), written, complaints, seconds)
+
+    def _held(self, limits: Limits) -> int:
+        """Hold the group to what the next program may use; the processes that its limit of memory has killed so far."""
+        if self.group is None:
+            return 0
+        try:
+            self.group.hold(limits)
+            return self.group.killed()
+        except OSError as error:
+            raise _Died(f"its control group cannot be limited: {error}") from error
 
     def _hear(self, seconds: float) -> bytes | None:
         """What the server says next, empty where it is gone; `None` where it says nothing in time."""
@@ -192,6 +231,8 @@ class Server:
         self.control.close()
         self.process.kill()
         self.process.wait()
+        if self.group:
+            self.group.remove()
 
 
 class Pool:
@@ -244,7 +285,11 @@ def pool() -> Sandbox:
     """Servers that fork for each program: 2 to 5 ms. Raises `SandboxUnavailable` where this machine has no jail."""
     if problem := missing():
         raise SandboxUnavailable(problem)
-    return serving("bwrap-pool", lambda: Server())
+    try:
+        together = f"control groups, version {place().version}"
+    except SandboxUnavailable as reason:
+        together = f"not held: {reason}"
+    return replace(serving("bwrap-pool", lambda: Server()), together=together)
 
 
 def serving(name: str, start: Callable[[], Server]) -> Sandbox:

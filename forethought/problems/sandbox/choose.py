@@ -24,8 +24,9 @@ UNSAFE = "unsafe-no-sandbox"
 def open_sandbox(spec: str = "auto") -> Sandbox:
     """The sandbox a spec names; `auto` takes the first of those of this machine that works.
 
-    `fusion:URL` and `docker:IMAGE` are never taken unasked; nor is `unsafe-no-sandbox`, which encloses nothing. Raises
-    `ValueError` for an unknown spec, and `SandboxUnavailable`, with what would help, where it does not work.
+    `fusion:URL`, `e2b:TEMPLATE` and `docker:IMAGE` are never taken unasked; nor is `unsafe-no-sandbox`, which encloses
+    nothing. Raises `ValueError` for an unknown spec, and `SandboxUnavailable`, with what would help, where it does not
+    work.
     """
     name, _, rest = spec.partition(":")
     if name in remote.REMOTES:
@@ -44,7 +45,7 @@ def open_sandbox(spec: str = "auto") -> Sandbox:
                 refused.append(f"{each}: {reason}")
     raise SandboxUnavailable(
         f"no program can be run safely here. {'; '.join(refused)}. {VARIABLE} may name another sandbox (fusion:URL, "
-        f"docker:IMAGE), or, if what runs here is yours and you accept it, {UNSAFE}"
+        f"e2b:TEMPLATE, docker:IMAGE), or, if what runs here is yours and you accept it, {UNSAFE}"
     )
 
 

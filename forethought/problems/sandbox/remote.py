@@ -1,6 +1,7 @@
-"""Running programs elsewhere: on a SandboxFusion server, or in containers of this machine. Each by its spec:
+"""Running programs elsewhere: on a SandboxFusion server, at E2B, or in containers of this machine. Each by its spec:
 
     fusion:http://host:8080        SandboxFusion's /run_code
+    e2b:base                       one sandbox of E2B's a program, from a template, without internet
     docker:python:3.12-slim        one container a program, without network
 
 What they enclose is theirs to say; `forethought sandbox doctor --sandbox SPEC` tries it out.
@@ -9,6 +10,7 @@ What they enclose is theirs to say; `forethought sandbox doctor --sandbox SPEC` 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import secrets
 import shutil
@@ -23,7 +25,7 @@ from typing import Any
 import httpx
 
 from forethought.problems.sandbox.bwrap import WORKERS
-from forethought.problems.sandbox.run import Limits, Ran, Run, Sandbox, SandboxUnavailable, drain, sealed
+from forethought.problems.sandbox.run import Limits, Ran, Run, Sandbox, SandboxUnavailable, Status, drain, sealed
 
 REMOTE = 32
 """Programs at a time on a server of others'."""
@@ -60,6 +62,73 @@ def fusion(address: str) -> Sandbox:
             return _lost(f"{type(error).__name__}: {error}", time.monotonic() - began)
 
     return _tried(Sandbox(f"fusion:{address}", run, REMOTE, client.close))
+
+
+def e2b(template: str) -> Sandbox:
+    """One E2B sandbox a program, from `template` (E2B's own without one), through its SDK, which reads E2B_API_KEY and
+    E2B_DOMAIN (for one's own servers). Raises `SandboxUnavailable` without the SDK, and where it runs nothing."""
+    try:
+        import e2b as sdk
+    except ImportError:
+        raise SandboxUnavailable("E2B's SDK is not installed (pip install 'forethought[e2b]')") from None
+
+    def run(program: str, stdin: bytes, limits: Limits) -> Ran:
+        began = time.monotonic()
+        heard: tuple[list[str], list[str]] = ([], [])
+
+        def hear(place: int) -> Callable[[str], None]:
+            def take(chunk: str) -> None:
+                heard[place].append(chunk)
+                if sum(map(len, heard[place])) > limits.output:
+                    raise _Flood
+
+            return take
+
+        def ran(status: Status, code: int | None = None) -> Ran:
+            out, err = ("".join(chunks).encode()[: limits.output] for chunks in heard)
+            return Ran(status, code, out, err, time.monotonic() - began)
+
+        kib = {"v": limits.memory >> 10, "f": limits.disk >> 10}  # what `ulimit` counts in
+        counts = {"u": limits.processes + 8, "t": math.ceil(limits.seconds), "n": 64, "c": 0}
+        held = "; ".join(f"ulimit -{name} {value}" for name, value in {**kib, **counts}.items())
+        box = None
+        try:
+            life = math.ceil(limits.patience) + 60  # it ends by itself where we are gone
+            box = sdk.Sandbox.create(template or None, timeout=life, allow_internet_access=False)
+            box.files.write("/tmp/program.py", program.encode(errors="replace"))
+            box.files.write("/tmp/stdin", stdin)
+            box.commands.run(
+                f"bash -c '{held}; cd /tmp; exec python3 -s program.py < stdin'",
+                envs={"PYTHONHASHSEED": "0"},
+                timeout=limits.patience,
+                on_stdout=hear(0),
+                on_stderr=hear(1),
+                retain_output=False,
+            )
+            return ran("ended", 0)
+        except _Flood:
+            return ran("output")
+        except sdk.CommandExitException as end:
+            late = end.exit_code in _KILLED and time.monotonic() - began >= limits.seconds
+            return ran("time") if late else ran("ended", end.exit_code)
+        except (sdk.SandboxException, sdk.AuthenticationException, sdk.ServiceBusyException, httpx.HTTPError) as error:
+            if type(error) is sdk.TimeoutException and box is not None:  # its kinds tell of a sandbox that is gone
+                return ran("time")
+            return _lost(f"{type(error).__name__}: {error}", time.monotonic() - began)
+        finally:
+            if box is not None:
+                with contextlib.suppress(sdk.SandboxException, httpx.HTTPError):
+                    box.kill()
+
+    return _tried(Sandbox(f"e2b:{template}", run, REMOTE))
+
+
+class _Flood(Exception):  # noqa: N818 - it tells of an end
+    """The program printed too much."""
+
+
+_KILLED = (128 + 9, 128 + int(signal.SIGXCPU))
+"""Exit statuses of a program that took too much processor time."""
 
 
 def docker(image: str, *, binary: str = "docker") -> Sandbox:
@@ -127,7 +196,7 @@ def spawned(words: list[str], stdin: bytes, limits: Limits, *, env: dict[str, st
     return Ran(status, process.returncode if status == "ended" else None, out, err, seconds)
 
 
-REMOTES: dict[str, Callable[[str], Sandbox]] = {"fusion": fusion, "docker": docker}
+REMOTES: dict[str, Callable[[str], Sandbox]] = {"fusion": fusion, "e2b": e2b, "docker": docker}
 """What stands before the colon of a spec, to what opens it with the rest."""
 
 

@@ -97,6 +97,8 @@ class Sandbox:
     """Runs at a time; more wait for their turn."""
     close: Callable[[], None] = lambda: None
     """End whatever is kept running between programs."""
+    together: str = ""
+    """What holds the memory and the processes of one program together, where the guards are bubblewrap's."""
 
     async def start(self, program: str, stdin: bytes = b"", limits: Limits = PLAIN) -> Ran:
         """`run` for an event loop: gather as many as you like. One that is cancelled still runs to its limits."""
