@@ -37,11 +37,13 @@ class Options:
     port: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 8000)")] = None
     """On which port."""
     keys: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none is asked for)")] = None
-    """Clients' keys, one a line: name key [requests a minute]."""
+    """Clients' keys, one a line: name key [requests a minute] [operator]."""
     store: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: nothing is kept)")] = None
     """SQLite file of stored responses and background jobs."""
     seal: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
     """Keys that encrypt reasoning for clients to carry."""
+    runs: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: none are shown)")] = None
+    """Folder of runs, a run or a store, for the operator's pages to show."""
 
 
 def serve(words: list[str]) -> int:
@@ -50,7 +52,7 @@ def serve(words: list[str]) -> int:
     try:
         import uvicorn
 
-        from forethought.serve.app import create
+        from forethought.pages.app import create
         from forethought.serve.config import ModelConfig, ServerConfig, read
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
@@ -59,10 +61,8 @@ def serve(words: list[str]) -> int:
             f"the server needs {error.name}, which is not installed: pip install 'forethought[serve]'"
         ) from None
     config, models = read(asked.config) if asked.config else (ServerConfig(), [])
-    own = {
-        name: value for name in ("host", "port", "keys", "store", "seal") if (value := getattr(asked, name)) is not None
-    }
-    config = replace(config, **own)
+    own = {name: getattr(asked, name) for name in ("host", "port", "keys", "store", "seal", "runs")}
+    config = replace(config, **{name: value for name, value in own.items() if value is not None})
     for model in asked.model:
         name, _, given = model.rpartition("=") if not model.startswith(("http://", "https://")) else ("", "", model)
         models.append(ModelConfig(name or _called(given), given, search=asked.search, verify=asked.verify))

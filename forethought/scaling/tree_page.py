@@ -86,11 +86,12 @@ def write_tree(path: str | Path, tree: Tree, *, title: str = "A search tree", ve
             verdict is of a node there is not.
         OSError: the file cannot be written.
     """
-    data = json.dumps(_data(tree, title, verdicts or {}), separators=(",", ":"), allow_nan=False)
+    data = json.dumps(tree_data(tree, title, verdicts or {}), separators=(",", ":"), allow_nan=False)
     # No tag can begin, and no comment: within this block a browser looks for nothing else.
     data = data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-    here = Path(__file__)
-    style, script = (here.with_suffix(suffix).read_text(encoding="utf-8") for suffix in (".css", ".js"))
+    here = Path(__file__).parent
+    style = (here / "tree_page.css").read_text(encoding="utf-8")
+    script = "".join((here / name).read_text(encoding="utf-8") for name in ("tree_view.js", "tree_page.js"))
     page = Environment(loader=PackageLoader("forethought.scaling", ""), autoescape=True, undefined=StrictUndefined)
     text = page.get_template("tree_page.html").render(
         style=Markup(style),
@@ -112,8 +113,11 @@ def _hash(text: str) -> str:
     return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
 
 
-def _data(tree: Tree, title: str, verdicts: Verdicts) -> dict[str, Any]:
-    """What the script draws: columns over the N nodes, scores by name, and the facts for the top."""
+def tree_data(tree: Tree, title: str, verdicts: Verdicts) -> dict[str, Any]:
+    """What `tree_view.js` draws: columns over the N nodes, scores by name, and the facts for the top; JSON values only.
+
+    Raises ValueError as `write_tree` does.
+    """
     nodes = tree.nodes
     if not nodes or nodes[0].parent != -1:
         raise ValueError(f"a tree of {counted(len(nodes), 'node')} has no root; node 0 must have the parent -1")

@@ -206,8 +206,10 @@ class _Request:
         elif judge is not None and config.verify_tokens:
             search = partial(search, verify_tokens=config.verify_tokens)
         budget = Budget(thinking, config.seconds)
-        tree = await search(messages, self.watched, budget=budget, verify=judge, sampling=sampling)
+        heeded = None if judge is None else self.watched.heeded(judge)
+        tree = await search(messages, self.watched, budget=budget, verify=heeded, sampling=sampling)
         steps = _best(tree)
+        self.watched.choose(steps)
         text = "".join(step.text for step in steps)
         shown = after_thought(OPEN + text if self.opens else text)
         done = tree.best is not None and finished(steps[-1]) and not text.endswith(CLOSE)
@@ -272,7 +274,7 @@ class _Request:
                 watched.hear(Said(piece, tuple(waiting)))
                 waiting.clear()
 
-        drawn = watched.sampled
+        drawn, watched.answering = watched.sampled, True
         sampling = Sampling(max(1, room), ask.temperature, ask.top_p, ask.stop, derive(ask.seed, "answer"))
         step = await watched.speak(messages, prefix, sampling, heard, ask.schema)
         if step.stop == "error":
