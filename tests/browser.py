@@ -77,13 +77,12 @@ class Browser:
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 
-    def until(self, expression: str, seconds: float = 60.0) -> Any:
-        """What the expression gives once that is true of it; a failure that names it where it never is."""
+    def until(self, expression: str, seconds: float = 60.0) -> None:
+        """Until the expression is true; a failure that names it where it never is."""
         end = time.monotonic() + seconds
-        while not (said := self.ask(expression)):
+        while not self.ask(f"Boolean({expression})"):
             assert time.monotonic() < end, f"never came to be: {expression}\n{self.ask('document.body.innerText')}"
             time.sleep(0.02)
-        return said
 
     def screen(self, width: int = 1280, height: int = 800, *, dark: bool = False) -> None:
         """How large the window is, and which colours its owner prefers."""

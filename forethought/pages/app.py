@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from fastapi import FastAPI
 
-from forethought.pages import ask
+from forethought.pages import ask, traces
 from forethought.pages.shell import OPEN_PATHS, shell
 from forethought.serve import app
 from forethought.serve.config import ModelConfig, ServerConfig
@@ -15,4 +15,6 @@ from forethought.serve.models import Models
 
 def create(config: ServerConfig, models: Sequence[ModelConfig] | Models, *, examples: Sequence[str] = ()) -> FastAPI:
     """`serve.app.create`, with the pages; `examples` are questions that Ask offers."""
-    return app.create(config, models, routers=[shell(), ask.data(tuple(examples))], open_paths=OPEN_PATHS)
+    return app.create(
+        config, models, routers=[shell(), ask.data(tuple(examples)), traces.data()], open_paths=OPEN_PATHS
+    )

@@ -58,6 +58,7 @@ const ask = async () => {
   const tree = seed();
   let [spent, answer, due, last] = [0, "", 0, 0];
   const draw = () => {
+    if (under !== mine) return; // it has ended, or another question has begun
     due = 0;
     last = performance.now();
     treeView.update();
@@ -116,8 +117,8 @@ const ask = async () => {
   } finally {
     clearTimeout(due);
     if (under === mine) {
-      under = null;
       draw();
+      under = null;
       at("stop").hidden = true;
       at("state").textContent = `${ended} after ${seconds(began)}`;
       if (tree.best !== null) treeView.choose(tree.best);

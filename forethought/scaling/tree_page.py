@@ -141,19 +141,19 @@ def tree_data(tree: Tree, title: str, verdicts: Verdicts) -> dict[str, Any]:
         "text": [step.text for step in steps],
         "tokens": drawn,
         "visits": [node.visits for node in nodes],
-        "mean": [_number(node.total / node.visits) if node.visits else None for node in nodes],
+        "mean": [number(node.total / node.visits) if node.visits else None for node in nodes],
         "stop": [step.stop for step in steps],
         "action": [step.action for step in steps],
         "sampled": [int(step.sampled) for step in steps],
-        "own": [_number(step.value) for step in steps],
+        "own": [number(step.value) for step in steps],
         "scores": _scores(tree, verdicts),
-        "said": {leaf: [_words(judge, said) for judge, said in by.items()] for leaf, by in verdicts.items()},
+        "said": {leaf: [verdict_words(judge, said) for judge, said in by.items()] for leaf, by in verdicts.items()},
         "best": best,
         "mark": mark,
     }
 
 
-def _number(value: float | None) -> float | str | None:
+def number(value: float | None) -> float | str | None:
     """Six digits of a number; what JSON cannot say as JavaScript's `Number` reads it."""
     if value is None or math.isfinite(value):
         return None if value is None else float(f"{value:.6g}")
@@ -172,13 +172,13 @@ def _scores(tree: Tree, verdicts: Verdicts) -> dict[str, list[float | str | None
             for node, score in (*zip(path, along, strict=False), (leaf, said.score)):
                 column[node] = column[node] if score is None else score
     return {
-        name: [_number(score) for score in column]
+        name: [number(score) for score in column]
         for name, column in columns.items()
         if any(score is not None for score in column)
     }
 
 
-def _words(judge: str, said: Verdict) -> str:
+def verdict_words(judge: str, said: Verdict) -> str:
     """A verdict in one line."""
     score = "could not judge" if said.score is None else f"{said.score:.4g}"
     answer = "" if said.answer is None else f", answer {said.answer}"

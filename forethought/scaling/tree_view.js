@@ -59,6 +59,7 @@ let kept = null; // 1: on the way to a match, 2: a match; null while nothing is 
 let rows = []; // nodes that are drawn, from top to bottom
 let row = []; // where a node stands among them
 let chosen = 0;
+let visited = false; // did the search count visits?
 
 const useScore = (name) => {
   scores = name === undefined ? Array(size).fill(null) : data.scores[name].map((score) => (score === null ? null : Number(score)));
@@ -156,7 +157,8 @@ const tell = () => {
   toldFacts = facts();
   at("name").textContent = node ? `Node ${thousands(node)}, ${data.action[node]}` : "The root";
   const fields = names.map((name) => [name, figure(data.scores[name][node])]);
-  fields.push(["visits", thousands(data.visits[node])], ["mean", figure(data.mean[node])], ["depth", String(depth[node])]);
+  if (visited) fields.push(["visits", thousands(data.visits[node])], ["mean", figure(data.mean[node])]);
+  fields.push(["depth", String(depth[node])]);
   fields.push(["children", thousands(children[node].length)]);
   if (node) {
     fields.push(["tokens", data.tokens[node] === null ? "–" : thousands(data.tokens[node])], ["stop", data.stop[node]]);
@@ -331,7 +333,8 @@ const useData = () => {
   }
   at("score").parentElement.hidden = at("least").parentElement.hidden = !names.length;
   useScore(names.length ? at("score").value : undefined);
-  document.body.classList.toggle("unvisited", !data.visits.some(Boolean));
+  visited = data.visits.some(Boolean);
+  document.body.classList.toggle("unvisited", !visited);
   at("mark").hidden = data.best === null;
   at("mark").textContent = `★ ${data.mark}`;
 };
