@@ -102,3 +102,13 @@ def test_a_context_that_is_nearly_full_leaves_room_for_an_answer(running: Runnin
     assert reply.usage is not None
     assert reply.usage.completion_tokens <= 128 - 90
     assert reply.choices[0].finish_reason in ("length", "stop")
+
+
+def test_thoughts_side_by_side_may_be_more_than_the_context_holds(engine: LocalEngine) -> None:
+    with server(served(engine, efforts={"low": 400}, answer_tokens=16, thought_tokens=200)) as there:
+        wide = there.client.responses.create(model="small:majority", input="2 + 2 = ?", store=False)
+        deep = there.client.responses.create(model="small", input="2 + 2 = ?", store=False)
+    assert wide.usage is not None
+    assert deep.usage is not None
+    assert 128 < wide.usage.output_tokens <= 400 + 16
+    assert deep.usage.output_tokens < 128

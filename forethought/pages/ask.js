@@ -74,6 +74,7 @@ const ask = async () => {
   at("summary").replaceChildren();
   at("bill").replaceChildren();
   at("answer").textContent = "";
+  at("answer").dataset.empty = "thinking …";
   at("state").textContent = "waiting for its turn";
   treeView.show(tree);
 
@@ -120,6 +121,7 @@ const ask = async () => {
       draw();
       under = null;
       at("stop").hidden = true;
+      at("answer").dataset.empty = "no answer";
       at("state").textContent = `${ended} after ${seconds(began)}`;
       if (tree.best !== null) treeView.choose(tree.best);
     }
@@ -131,8 +133,8 @@ const bill = (usage, tree) => {
   const entries = [
     ["question", `${thousands(usage.input_tokens)} tokens, ${thousands(usage.input_tokens_details.cached_tokens)} of them cached`],
     ["drawn", `${thousands(usage.output_tokens)} tokens`],
-    ["of these, thoughts", `${thousands(spent.reasoning_tokens)}`],
-    ["answer", `${thousands(usage.output_tokens - spent.reasoning_tokens)}`],
+    ["for thoughts", `${thousands(spent.reasoning_tokens)} tokens`],
+    ["for the answer", `${thousands(usage.output_tokens - spent.reasoning_tokens)} tokens`],
     ["steps", thousands(tree.parent.length - 1)],
   ];
   if (spent.judge_tokens) entries.push(["judge", `${thousands(spent.judge_tokens)} tokens`]);

@@ -28,6 +28,7 @@ const list = async () => {
   more = told.after;
   at("entries").replaceChildren(...told.traces.map((entry) => {
     const row = make("tr");
+    row.dataset.id = entry.id;
     const box = make("input");
     box.type = "checkbox";
     box.checked = picked.has(entry.id);
@@ -51,9 +52,17 @@ const list = async () => {
   if (!told.traces.length) at("entries").append(make("tr"));
   if (!told.traces.length) at("entries").firstChild.append(Object.assign(make("td", "soft", "No trace is so."), { colSpan: 8 }));
   at("list").hidden = false;
+  at("list").scrollTop = 0;
+  mark();
   at("first").hidden = !after;
   at("next").hidden = !more;
   tellPicked();
+};
+
+// The rows whose traces stand below.
+const mark = () => {
+  const below = [...state().values()];
+  for (const row of at("entries").rows) row.classList.toggle("chosen", below.includes(row.dataset.id));
 };
 
 const tellPicked = () => {
@@ -73,7 +82,7 @@ const useStore = async () => {
 };
 
 // One trace as a column; `same` is how many of its first steps stand in the other one too.
-const column = (id, trace, same) => {
+const column = (id, trace, same, alone) => {
   const made = make("article", "card");
   made.append(make("h2", "", shown(trace.problem)));
   const facts = make("dl");
@@ -91,6 +100,7 @@ const column = (id, trace, same) => {
   const said = make("ul", "verdicts");
   said.append(...trace.verdicts.map((words) => make("li", "", shown(words))));
   const asked = make("details");
+  asked.open = alone;
   asked.append(make("summary", "", "What was asked"));
   for (const [role, content] of trace.messages) asked.append(make("h3", "", shown(role)), make("pre", "", shown(content)));
   made.append(said, asked);
@@ -117,6 +127,7 @@ const render = async () => {
   const ids = ["trace", "with"].map((name) => wanted.get(name)).filter(Boolean);
   const search = wanted.get("tree");
   at("growth").hidden = !search;
+  mark();
   at("shown").replaceChildren();
   if (search) {
     const told = await query("tree", { store, id: search, ...(at("run").value && { run: at("run").value }) });
@@ -135,7 +146,7 @@ const render = async () => {
       at("shown").append(make("p", "soft", same ? `The first ${same === 1 ? "step is" : `${thousands(same)} steps are`} the same in both.` : "They differ from the first step on."));
     }
     const side = make("div", traces.length === 2 ? "pair" : "");
-    side.append(...traces.map((trace, index) => column(ids[index], trace, same)));
+    side.append(...traces.map((trace, index) => column(ids[index], trace, same, traces.length === 1)));
     at("shown").append(side);
     at("shown").scrollIntoView({ block: "start" });
   }
