@@ -9,7 +9,7 @@ from forethought.engines.open import find
 from forethought.problems import open_task
 from forethought.recipes.run import read_config
 
-EXAMPLES = 4
+EXAMPLES = 3
 """Questions that Ask offers."""
 
 

@@ -19,6 +19,8 @@ const useModel = () => {
   at("effort").replaceChildren(...Object.entries(model.efforts).map(([name, tokens]) =>
     option(name, tokens === null ? name : `${name}, ${thousands(tokens)} tokens`)));
   at("effort").value = model.effort;
+  at("summed").checked = model.summary;
+  at("summed").parentElement.hidden = !model.summary; // where nobody makes any, all sentences are neutral
 };
 
 // The columns that treeView draws, of a tree that has only its root.

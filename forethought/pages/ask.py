@@ -34,4 +34,5 @@ def _known(model: Served) -> dict[str, Any]:
         "efforts": {**config.efforts, **({AUTO: None} if model.plan else {})},
         "effort": config.effort,
         "show_thoughts": config.show_thoughts,
+        "summary": config.summary != "none",
     }

@@ -136,7 +136,7 @@ def _stores(request: Request) -> dict[str, Path]:
     if not folder:
         message = "This server shows no traces: start it with --runs FOLDER, of runs, a run or a store."
         raise ApiError(404, message, code="no_runs")
-    root, found = Path(folder), dict[Path, float]()
+    root, found = Path(folder).expanduser(), dict[Path, float]()
     for level in range(DEEP + 1):
         for shards in root.glob("*/" * level + "shards"):
             if shards.is_dir():

@@ -207,7 +207,8 @@ const choose = (node, reveal) => {
   chosen = node;
   const tree = at("tree");
   const top = row[node] * ROW;
-  if (top < tree.scrollTop) tree.scrollTop = top;
+  if (reveal && (top < tree.scrollTop || top + ROW > tree.scrollTop + room())) tree.scrollTop = top - room() / 2;
+  else if (top < tree.scrollTop) tree.scrollTop = top;
   else if (top + ROW > tree.scrollTop + room()) tree.scrollTop = top + ROW - room();
   draw(true);
   tell();
