@@ -37,7 +37,7 @@ def running() -> Iterator[Running]:
     slow = served(Talking(endless(), delay=60), name="slow")
     lines = Talking([f"line {i}\n" for i in range(50)], delay=0.2)
     steps = served(lines, judge, name="steps", search="mcts", thought_tokens=8)
-    with server(shown, hidden, slow, steps, examples=("2 + 2 = ?", "Why?")) as there:
+    with server(shown, hidden, slow, steps, examples=("2 + 2 = ?", "Why? " * 40)) as there:
         yield there
 
 
@@ -139,7 +139,7 @@ def test_an_example_is_put_into_the_question(browser: Browser, running: Running)
     browser.open(f"{running.url}/ask")
     browser.until("document.querySelectorAll('#examples button').length === 2")
     browser.ask("document.querySelectorAll('#examples button')[1].click()")
-    assert browser.ask("document.getElementById('question').value") == "Why?"
+    assert browser.ask("document.getElementById('question').value") == "Why? " * 40
 
 
 @pytest.mark.parametrize("dark", [False, True])
@@ -156,34 +156,65 @@ def test_it_fits_a_phone_in_light_and_dark(browser: Browser, running: Running, d
         browser.screen()
 
 
-def test_of_twenty_thousand_nodes_that_grew_only_those_in_sight_are_drawn(browser: Browser, running: Running) -> None:
+GROWING = """(async () => {
+  document.getElementById('growth').hidden = false;
+  const data = { parent: [-1], text: [""], tokens: [null], visits: [0], mean: [null], stop: ["end"],
+    action: ["step"], sampled: [0], own: [null], scores: { score: [null] }, said: {}, best: null, mark: "" };
+  treeView.show(data);
+  const times = [];
+  while (data.parent.length <= 20000) {
+    for (let i = 0; i < 200; i++) {
+      const node = data.parent.length;
+      data.parent.push(Math.floor((node - 1) / 3));
+      for (const [name, value] of [["text", `step ${node}`], ["tokens", 2], ["visits", 0], ["mean", null],
+        ["stop", "stop"], ["action", "step"], ["sampled", 1], ["own", null]]) data[name].push(value);
+      data.scores.score.push((node % 97) / 97);
+    }
+    document.getElementById('all').click();
+    const began = performance.now();
+    treeView.update();
+    document.body.getBoundingClientRect(); // laid out, too
+    times.push(performance.now() - began);
+    await new Promise(requestAnimationFrame);
+  }
+  const frames = [];
+  for (let i = 0; i < 100; i++) {
+    const began = performance.now();
+    document.getElementById('tree').scrollTop = 997 * i;
+    for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame);
+    frames.push((performance.now() - began) / 2);
+  }
+  treeView.choose(data.best = 19999);
+  treeView.update();
+  return [times, frames, document.getElementById('rows').style.height, document.querySelectorAll('.row').length,
+    document.querySelector('.row.chosen .what').textContent];
+})()"""
+"""Twenty thousand nodes, all open, two hundred at a time; then the way through them."""
+
+
+def grown(browser: Browser, running: Running) -> tuple[list[float], list[float]]:
+    """Milliseconds of each drawing, and of each frame while it is scrolled."""
     browser.open(f"{running.url}/ask")
     browser.until("!document.getElementById('go').disabled")
-    tall, rows, best = browser.ask("""(async () => {
-      document.getElementById('growth').hidden = false;
-      const data = { parent: [-1], text: [""], tokens: [null], visits: [0], mean: [null], stop: ["end"],
-        action: ["step"], sampled: [0], own: [null], scores: { score: [null] }, said: {}, best: null, mark: "" };
-      treeView.show(data);
-      while (data.parent.length <= 20000) {
-        for (let i = 0; i < 400; i++) {
-          const node = data.parent.length;
-          data.parent.push(Math.floor((node - 1) / 3));
-          for (const [name, value] of [["text", `step ${node}`], ["tokens", 2], ["visits", 0], ["mean", null],
-            ["stop", "stop"], ["action", "step"], ["sampled", 1], ["own", null]]) data[name].push(value);
-          data.scores.score.push((node % 97) / 97);
-        }
-        treeView.update();
-        await new Promise(requestAnimationFrame);
-      }
-      document.getElementById('all').click();
-      treeView.choose(data.best = 19999);
-      treeView.update();
-      return [document.getElementById('rows').style.height, document.querySelectorAll('.row').length,
-        document.querySelector('.row.chosen .what').textContent];
-    })()""")
+    times, frames, tall, rows, best = browser.ask(GROWING)
     assert tall == f"{20_001 * 30}px"
     assert rows < 100
     assert best == "step 19999"
+    return times, frames
+
+
+def test_of_twenty_thousand_nodes_that_grew_only_those_in_sight_are_drawn(browser: Browser, running: Running) -> None:
+    times, frames = grown(browser, running)
+    assert (len(times), len(frames)) == (100, 100)
+
+
+@pytest.mark.bench
+def test_twenty_thousand_nodes_grow_and_scroll_at_sixty_frames_a_second(browser: Browser, running: Running) -> None:
+    times, frames = map(sorted, grown(browser, running))
+    for name, found in (("drawing", times), ("frame", frames)):
+        print(f"{name}: median {found[50]:.1f} ms, p95 {found[95]:.1f} ms, most {found[-1]:.1f} ms")
+    assert times[95] < 16.7
+    assert frames[50] < 17
 
 
 @pytest.mark.parametrize("bad", ["model=1", "x" * 5000, "%00", "%ff%fe"])

@@ -22,7 +22,11 @@ HOSTILE = "<script>document.title='owned'</script><img src=x onerror=alert(1)>"
 
 def searched() -> list[Trace]:
     """One search of three thoughts, two of which begin alike."""
-    first, right, wrong = Step("add them\n", (1, 2)), Step("\\boxed{7}", (3,), stop="stop"), Step(HOSTILE, (4,))
+    first, right, wrong = (
+        Step("add them\n", (1, 2)),
+        Step("so\n\\boxed{7}", (3,), stop="stop"),
+        Step(f"so\n{HOSTILE}", (4,)),
+    )
     paths = [((1, 2), (first, right), 1.0), ((1, 3), (first, wrong), 0.0), ((4,), (Step("guess", (5,)),), 0.0)]
     return [
         Trace(
@@ -95,7 +99,7 @@ def test_a_tree_is_told_by_any_of_its_traces(running: Running) -> None:
     last = get(running, "traces", store="lab/two")["traces"][-1]["id"]
     tree = get(running, "tree", store="lab/two", id=last[:12])
     assert tree["parent"] == [-1, 0, 1, 1, 0]
-    assert tree["text"][1:3] == ["add them\n", "\\boxed{7}"]
+    assert tree["text"][1:3] == ["add them\n", "so\n\\boxed{7}"]
     assert get(running, "tree", store="lab/two", id="tiny@3/sum/7/0") == tree
 
 
@@ -202,10 +206,11 @@ def test_in_a_browser_two_traces_stand_side_by_side(browser: Browser, running: R
     browser.ask("document.getElementById('compare').click()")
     browser.until("document.querySelectorAll('.pair article').length === 2")
     said = browser.ask("document.getElementById('shown').innerText")
-    assert "The first step is the same in both." in said
+    assert "They begin alike, for 1 step and 1 line." in said
     assert HOSTILE in said
     assert "prm 0.25" in said
-    assert browser.ask("document.querySelectorAll('.steps .same').length") == 2
+    same = browser.ask("[...document.querySelectorAll('.steps li.same pre, .steps span.same')].map(e => e.textContent)")
+    assert same == ["add them\n", "so\n"] * 2
     assert browser.ask("document.title") == "Traces · forethought"
     browser.ask("history.back()")
     browser.until("!document.querySelector('#shown article')")
@@ -219,7 +224,7 @@ def test_in_a_browser_a_stored_search_is_a_tree(browser: Browser, running: Runni
     browser.until("document.querySelector('#shown article button')")
     browser.ask("document.querySelector('#shown article button').click()")
     browser.until("document.querySelectorAll('.row').length === 5")
-    assert browser.rows() == ["the question", "add them ↵", "\\boxed{7}", HOSTILE, "guess"]
+    assert browser.rows() == ["the question", "add them ↵", "so ↵ \\boxed{7}", f"so ↵ {HOSTILE}", "guess"]
     assert "Search of sum/7" in browser.ask("document.getElementById('growth').innerText")
     assert browser.complaints() == []
 

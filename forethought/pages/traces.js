@@ -81,7 +81,19 @@ const useStore = async () => {
   picked.clear();
 };
 
-// One trace as a column; `same` is how many of its first steps stand in the other one too.
+// How far two traces go together: whole steps, and characters of the next one up to the line in which they part.
+const together = (one, other) => {
+  let steps = 0;
+  while (steps < one.length && steps < other.length && one[steps].text === other[steps].text) steps++;
+  const [left, right] = [one[steps]?.text ?? "", other[steps]?.text ?? ""];
+  let letters = 0;
+  while (letters < left.length && left[letters] === right[letters]) letters++;
+  return { steps, letters: left.lastIndexOf("\n", letters - 1) + 1 };
+};
+
+const plural = (count, word) => `${thousands(count)} ${word}${count === 1 ? "" : "s"}`;
+
+// One trace as a column; of two, what they have in common is dimmed.
 const column = (id, trace, same, alone) => {
   const made = make("article", "card");
   made.append(make("h2", "", shown(trace.problem)));
@@ -106,14 +118,18 @@ const column = (id, trace, same, alone) => {
   made.append(said, asked);
   const steps = make("ol", "steps");
   steps.append(...trace.steps.slice(0, MOST).map((step, index) => {
-    const item = make("li", index < same ? "same" : step.sampled ? "" : "written");
+    const item = make("li", index < same.steps ? "same" : step.sampled ? "" : "written");
     const words = [`${index + 1}`, step.action];
     if (!step.sampled) words.push("written, not drawn");
     if (step.tokens !== null) words.push(`${thousands(step.tokens)} tokens`);
     if (step.value !== null) words.push(`value ${figure(step.value)}`);
     for (const [judge, score] of step.judged) if (score !== null) words.push(`${judge} ${figure(score)}`);
     if (step.stop !== "end" && step.stop !== "stop") words.push(step.stop);
-    item.append(make("p", "", shown(words.join(" · "))), make("pre", "", shown(step.text)));
+    const text = make("pre");
+    const letters = index === same.steps ? same.letters : 0;
+    if (letters) text.append(make("span", "same", shown(step.text.slice(0, letters))));
+    text.append(shown(step.text.slice(letters)));
+    item.append(make("p", "", shown(words.join(" · "))), text);
     return item;
   }));
   made.append(steps);
@@ -139,11 +155,13 @@ const render = async () => {
     at("growth").scrollIntoView({ block: "start" });
   } else if (ids.length) {
     const traces = await Promise.all(ids.map((id) => query("trace", { store, id })));
-    let same = 0;
+    let same = { steps: 0, letters: 0 };
     if (traces.length === 2) {
-      const [one, other] = traces.map((trace) => trace.steps);
-      while (same < one.length && same < other.length && one[same].text === other[same].text) same++;
-      at("shown").append(make("p", "soft", same ? `The first ${same === 1 ? "step is" : `${thousands(same)} steps are`} the same in both.` : "They differ from the first step on."));
+      same = together(...traces.map((trace) => trace.steps));
+      const common = [];
+      if (same.steps) common.push(plural(same.steps, "step"));
+      if (same.letters) common.push(plural(traces[0].steps[same.steps].text.slice(0, same.letters).split("\n").length - 1, "line"));
+      at("shown").append(make("p", "soft", common.length ? `They begin alike, for ${common.join(" and ")}.` : "They differ from the first line on."));
     }
     const side = make("div", traces.length === 2 ? "pair" : "");
     side.append(...traces.map((trace, index) => column(ids[index], trace, same, traces.length === 1)));
