@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 from browser import Browser
-from serving import Running, Talking, served, server, wait
+from serving import Running, Talking, served, server, thinker, wait
 
 from forethought.engines.scripted import endless
 from forethought.types import Messages, Sampling, Step, Verdict
@@ -37,7 +37,11 @@ def running() -> Iterator[Running]:
     slow = served(Talking(endless(), delay=60), name="slow")
     lines = Talking([f"line {i}\n" for i in range(50)], delay=0.2)
     steps = served(lines, judge, name="steps", search="mcts", thought_tokens=8)
-    with server(shown, hidden, slow, steps, examples=("2 + 2 = ?", "Why? " * 40)) as there:
+    typing = Talking(thinker("It is a long answer."))
+    typing.pause = 0.1
+    with server(
+        shown, hidden, slow, steps, served(typing, name="typing"), examples=("2 + 2 = ?", "Why? " * 40)
+    ) as there:
         yield there
 
 
@@ -89,6 +93,14 @@ def test_the_tree_is_seen_while_it_grows(browser: Browser, running: Running) -> 
     depths = browser.ask("[...document.querySelectorAll('.row')].map(e => Number(e.getAttribute('aria-level')))")
     assert max(depths) > 2
     assert browser.complaints() == []
+
+
+def test_the_answer_is_seen_while_it_is_told(browser: Browser, running: Running) -> None:
+    ask(browser, running.url, "2 + 2 = ?", "typing")
+    answer = "document.getElementById('answer').textContent"
+    browser.until(f"{answer}.startsWith('It is') && {answer}.length < 'It is a long answer.'.length")
+    browser.until(DONE)
+    assert text(browser, "answer") == "It is a long answer."
 
 
 def test_a_thought_that_may_not_be_shown_has_a_place_and_a_score(browser: Browser, running: Running) -> None:

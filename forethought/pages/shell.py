@@ -11,8 +11,9 @@ import mimetypes
 import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Annotated
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Depends, Request
 from fastapi.responses import RedirectResponse, Response
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
@@ -78,25 +79,26 @@ def _still(text: str, kind: str) -> Callable[[], Awaitable[Response]]:
     return route
 
 
-async def same_origin(request: Request) -> None:
-    """Refuse what another site's page asks for. Where there are no keys, the server must be addressed as this machine:
-    a name that another site's owner has pointed here is that site's.
+async def same_origin(request: Request, response: Response) -> None:
+    """Refuse what another site's page asks for, and let nobody keep the answer. Where there are no keys, the server
+    must be addressed as this machine: a name that another site's owner has pointed here is that site's.
 
     Raises ApiError (403).
     """
     host, origin = request.headers.get("host", ""), request.headers.get("origin")
-    foreign = request.headers.get("sec-fetch-site", "none") not in ("same-origin", "none")
-    if foreign or (origin is not None and origin.partition("://")[2] != host):
+    site = request.headers.get("sec-fetch-site")
+    # A browser tells the site on https and to this machine; elsewhere an origin, where it matters.
+    if site not in ("same-origin", "none") if site else origin and origin.partition("://")[2] != host:
         raise ApiError(403, "This is for the server's own pages.", code="cross_site")
     config = house_of(request).config
     if not config.keys and re.sub(r":\d+$", "", host).strip("[]") not in LOOPBACK:
         message = "A server without keys is for this machine: open it as http://localhost, or give it a file of keys."
         raise ApiError(403, message, code="cross_site")
+    response.headers["cache-control"] = "no-store"
 
 
-async def operator(request: Request) -> None:
+async def operator(request: Request, ours: Annotated[None, Depends(same_origin)]) -> None:
     """As `same_origin`, and the caller must be the operator: hidden thoughts are told. Raises ApiError (403)."""
-    await same_origin(request)
     if not caller_of(request).operator:
         message = "This page is the operator's: in the file of keys, `operator` must stand behind this key."
         raise ApiError(403, message, code="not_operator")
