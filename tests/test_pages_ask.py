@@ -35,10 +35,10 @@ def running() -> Iterator[Running]:
     shown = served(Talking(script, delay=0.05), judge, thought_tokens=64, search="best-of-n", show_thoughts=True)
     hidden = served(Talking(script), judge, name="hidden", thought_tokens=64, search="best-of-n")
     slow = served(Talking(endless(), delay=60), name="slow")
-    lines = Talking([f"line {i}\n" for i in range(50)], delay=0.2)
+    lines = Talking([f"line {i}\n" for i in range(50)], delay=0.4)
     steps = served(lines, judge, name="steps", search="mcts", thought_tokens=8)
     typing = Talking(thinker("It is a long answer."))
-    typing.pause = 0.1
+    typing.pause = 0.25
     with server(
         shown, hidden, slow, steps, served(typing, name="typing"), examples=("2 + 2 = ?", "Why? " * 40)
     ) as there:
