@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: help demo jail setup test test-slow lint format bench clean
+.PHONY: help demo jail browser setup test test-slow lint format bench clean
 .DELETE_ON_ERROR:
 
 help:
@@ -32,7 +32,10 @@ setup: $(VENV)/.installed-dev
 jail:
 	@command -v bwrap >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && timeout 300 apt-get install -y -qq bubblewrap >/dev/null 2>&1; } || echo "bubblewrap is missing (apt install bubblewrap): programs that a model writes are not run here, and their tests are skipped" >&2
 
-test: jail lint
+browser:
+	@{ command -v chromium || command -v chromium-browser || command -v google-chrome; } >/dev/null || { [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && timeout 600 apt-get install -y -qq chromium >/dev/null 2>&1; } || echo "Chromium is missing (apt install chromium): what the pages do in a browser is not tried" >&2
+
+test: jail browser lint
 	$(PYTEST) -n $(WORKERS) $(ARGS)
 
 test-slow: $(VENV)/.installed-dev

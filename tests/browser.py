@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import select
@@ -10,6 +11,7 @@ import subprocess
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 """Where there is one."""
@@ -40,7 +42,7 @@ class Browser:
         self.events: list[dict[str, Any]] = []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        for domain in ("Page", "Log", "Runtime"):
+        for domain in ("Page", "Log", "Runtime", "Network"):
             self.call(f"{domain}.enable")
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
@@ -63,10 +65,10 @@ class Browser:
         first, _, self.buffer = self.buffer.partition(b"\0")
         return dict(json.loads(first))
 
-    def open(self, path: Path) -> None:
-        """The page, drawn; whatever it reports from here on is in `events`."""
+    def open(self, page: Path | str) -> None:
+        """The page, a file or an address, drawn; whatever it reports from here on is in `events`."""
         self.events = []
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self.message())
 
@@ -74,6 +76,28 @@ class Browser:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
+
+    def until(self, expression: str, seconds: float = 60.0) -> None:
+        """Until the expression is true; a failure that names it where it never is."""
+        end = time.monotonic() + seconds
+        while not self.ask(f"Boolean({expression})"):
+            assert time.monotonic() < end, f"never came to be: {expression}\n{self.ask('document.body.innerText')}"
+            time.sleep(0.02)
+
+    def screen(self, width: int = 1280, height: int = 800, *, dark: bool = False) -> None:
+        """How large the window is, and which colours its owner prefers."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
+        preferred = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self.call("Emulation.setEmulatedMedia", features=[preferred])
+
+    def picture(self, path: Path) -> None:
+        """What is in the window, as a PNG."""
+        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+
+    def hosts(self) -> set[str]:
+        """Where the page has sent requests to, as `host:port`."""
+        sent = [event for event in self.events if event.get("method") == "Network.requestWillBeSent"]
+        return {urlsplit(event["params"]["request"]["url"]).netloc for event in sent}
 
     def press(self, *keys: str) -> None:
         for key in keys:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from browser import BROWSER, Browser
 
 # Before anything imports torch or matplotlib; the workers of pytest-xdist share the machine's cores.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -26,6 +27,16 @@ def is_local(host: object) -> bool:
         return ipaddress.ip_address(str(host)).is_loopback
     except ValueError:
         return False
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One tab for all tests of this worker."""
+    if BROWSER is None:
+        pytest.skip("no Chromium on this machine: what the pages do in a browser is not tried")
+    opened = Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()
 
 
 @pytest.fixture(autouse=True)

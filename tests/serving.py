@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from openai import OpenAI
 
 from forethought.engines.scripted import LOGPROB, Script, Scripted
-from forethought.serve.app import create
+from forethought.pages.app import create
 from forethought.serve.config import ModelConfig, ServerConfig
 from forethought.serve.models import Models, Served
 from forethought.thought.marks import CLOSE, OPEN
@@ -79,9 +79,11 @@ class Running:
 
 
 @contextmanager
-def server(*models: Served, key: str = "nobody-asks-for-one", **config: Any) -> Iterator[Running]:
-    """Serve on a free port of the loopback until the block is left."""
-    app = create(ServerConfig(**config), Models(models))
+def server(
+    *models: Served, key: str = "nobody-asks-for-one", examples: Sequence[str] = (), **config: Any
+) -> Iterator[Running]:
+    """Serve, pages and all, on a free port of the loopback until the block is left."""
+    app = create(ServerConfig(**config), Models(models), examples=examples)
     listening = socket.create_server(("127.0.0.1", 0))
     runner = uvicorn.Server(uvicorn.Config(app, log_level="info", timeout_graceful_shutdown=5))
     thread = threading.Thread(target=runner.run, kwargs={"sockets": [listening]}, daemon=True)

@@ -24,7 +24,7 @@ FLOORS = (
     {"search"},
     {"rollout", "store"},
     {"train", "scaling", "serve"},
-    {"cluster"},
+    {"cluster", "pages"},
     {"recipes"},
     {"labs"},
     {"cli"},

@@ -139,6 +139,8 @@ def test_a_seal_is_for_one_caller_one_model_and_keys_can_change() -> None:
         ("alice", "name key"),
         ("alice short", "16 or more"),
         (f"a {KEY}\na {OTHER}", "name of its own"),
+        (f"a {KEY} operator 5", "name key"),
+        (f"a {KEY} chief", "name key"),
         ("# nobody", "no key"),
     ],
 )
@@ -149,6 +151,15 @@ def test_a_bad_file_of_keys_is_refused(tmp_path: Path, text: str, named: str) ->
         Keys.read(path)
     with pytest.raises(ValueError, match=r"32 bytes in base64|no key"):
         Seal.read(path)
+
+
+def test_a_key_may_be_the_operators(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"alice {KEY} 5 operator\nbob {OTHER} operator\noperator {KEY}x 7\n")
+    keys = Keys.read(path, 3)
+    assert keys.caller(KEY) == Caller("alice", 5, operator=True)
+    assert keys.caller(OTHER) == Caller("bob", 3, operator=True)
+    assert keys.caller(f"{KEY}x") == Caller("operator", 7, operator=False)
 
 
 def test_a_file_says_what_is_served(tmp_path: Path) -> None:

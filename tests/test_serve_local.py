@@ -102,3 +102,16 @@ def test_a_context_that_is_nearly_full_leaves_room_for_an_answer(running: Runnin
     assert reply.usage is not None
     assert reply.usage.completion_tokens <= 128 - 90
     assert reply.choices[0].finish_reason in ("length", "stop")
+
+
+def test_thoughts_side_by_side_may_be_more_than_the_context_holds(engine: LocalEngine) -> None:
+    spent = {}
+    for longest in (40, 200):  # in a context of 128 the longer ones are cut so that an answer finds room
+        config: Any = {"efforts": {"low": 800}, "answer_tokens": 16, "thought_tokens": longest}
+        with server(served(engine, **config)) as there:
+            for name in ("small", "small:majority"):
+                reply = there.client.chat.completions.create(model=name, messages=ASKED, seed=3)
+                assert reply.usage is not None
+                spent[name, longest] = reply.usage.completion_tokens
+    for longest in (40, 200):
+        assert spent["small", longest] < 128 < spent["small:majority", longest] <= 800 + 16

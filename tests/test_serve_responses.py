@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from serving import THOUGHT, Running, Talking, served, server, thinker, wait
 
 from forethought.engines.scripted import always, endless
 from forethought.serve.jobs import ATTEMPTS, Jobs
-from forethought.types import Messages, Sampling, Step, user
+from forethought.types import Messages, Sampling, Step, Verdict, user
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +53,7 @@ def test_the_events_come_in_their_order_and_hold_together(running: Running) -> N
         "response.in_progress",
         "response.output_item.added",
         "forethought.search.grown",
+        "forethought.search.chosen",
         "response.reasoning_summary_part.added",
         "response.reasoning_summary_text.delta",
         "response.reasoning_summary_text.done",
@@ -89,6 +90,34 @@ def test_the_tree_is_told_as_it_grows() -> None:
         grown: list[Any] = [event for event in stream if event.type == "forethought.search.grown"]
     assert [(event.node, event.parent, event.depth) for event in grown] == [(n, 0, 1) for n in range(1, 5)]
     assert grown[-1].tokens == 4 * len(f"{THOUGHT}\nIt is 4.")
+    assert [event.cost for event in grown] == [len(f"{THOUGHT}\nIt is 4.")] * 4
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_scores_the_choice_and_where_allowed_the_texts_are_told(shown: bool) -> None:
+    async def judge(messages: Messages, steps: Sequence[Step]) -> Verdict:
+        return Verdict(0.5 if "wrong" in steps[-1].text else 0.75, cost=9)
+
+    said = ["<think>wrong</think>\n5"] * 3 + [f"{THOUGHT}\nIt is 4."]
+
+    model = served(Talking(said), judge, thought_tokens=64, show_thoughts=shown)
+    with server(model) as there:
+        events: list[Any] = list(there.client.responses.create(model="small:best-of-n", input="?", stream=True))
+    grown, scored, chosen = (
+        [event for event in events if event.type == f"forethought.search.{word}"]
+        for word in ("grown", "scored", "chosen")
+    )
+    by_node = sorted((event.node, event.score, event.cost) for event in scored)
+    assert by_node == [(1, 0.5, 9), (2, 0.5, 9), (3, 0.5, 9), (4, 0.75, 9)]
+    assert [event.node for event in chosen] == [4]
+    assert [getattr(event, "text", None) for event in grown] == (said if shown else [None] * 4)
+
+
+def test_an_answer_stands_in_the_tree_behind_its_thought() -> None:
+    with server(served(Talking(thinker()))) as there:
+        events: list[Any] = list(there.client.responses.create(model="small", input="?", stream=True))
+    grown = [event for event in events if event.type == "forethought.search.grown"]
+    assert [(event.node, event.parent, event.answer) for event in grown] == [(1, 0, False), (2, 1, True)]
 
 
 def test_no_effort_no_reasoning_item() -> None:

@@ -7,7 +7,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from hashlib import sha256
 from html.parser import HTMLParser
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browser import BROWSER, Browser
+from browser import Browser
 from command_line import Cli, command_line
 
 from forethought.rollout import traces_of
@@ -158,7 +158,7 @@ def test_only_the_page_s_own_script_and_style_may_run(tmp_path: Path) -> None:
 
 
 def test_the_script_neither_reaches_out_nor_makes_markup_of_text() -> None:
-    script = (ASSETS / "tree_page.js").read_text()
+    script = (ASSETS / "tree_view.js").read_text() + (ASSETS / "tree_page.js").read_text()
     forbidden = r"innerHTML|outerHTML|insertAdjacent|document\.write|eval|Function\(|fetch|XMLHttp|import|</script|<!--"
     assert re.findall(forbidden, script) == []
 
@@ -253,16 +253,7 @@ def test_a_tree_is_drawn_from_a_store_by_name_or_by_one_of_its_traces(cli: Cli, 
 def test_the_page_s_files_are_packaged() -> None:
     project = tomllib.loads((ASSETS.parent.parent / "pyproject.toml").read_text())
     patterns = project["tool"]["setuptools"]["package-data"]["forethought"]
-    assert {f"**/*{path.suffix}" for path in ASSETS.glob("tree_page.*") if path.suffix != ".py"} <= set(patterns)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    if BROWSER is None:
-        pytest.skip("no Chromium on this machine: what the page does in a browser is not tried")
-    opened = Browser(tmp_path_factory.mktemp("profile"))
-    yield opened
-    opened.close()
+    assert {f"**/*{path.suffix}" for path in ASSETS.glob("tree_*") if path.suffix != ".py"} <= set(patterns)
 
 
 CHOSEN = "document.querySelector('.row.chosen .what').textContent"

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import tyro
 
+from forethought.cli.demo_model import shown
 from forethought.cli.terminal import tell
 from forethought.engines.open import public
 
@@ -26,6 +27,8 @@ class Options:
 
     model: Annotated[tuple[str, ...], tyro.conf.arg(metavar="MODEL", help_behavior_hint="")] = ()
     """Names, paths, runs, hub names or URLs, each served under its last word, or as said: NAME=MODEL."""
+    demo: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Serve what the newest `forethought demo` below runs/ taught, thoughts shown, with questions to ask it."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """TOML with [server] and [models.NAME]; see docs/serve.md."""
     search: Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint="(default: one thought)")] = ""
@@ -37,11 +40,13 @@ class Options:
     port: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 8000)")] = None
     """On which port."""
     keys: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none is asked for)")] = None
-    """Clients' keys, one a line: name key [requests a minute]."""
+    """Clients' keys, one a line: name key [requests a minute] [operator]."""
     store: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: nothing is kept)")] = None
     """SQLite file of stored responses and background jobs."""
     seal: Annotated[str | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="(default: none)")] = None
     """Keys that encrypt reasoning for clients to carry."""
+    runs: Annotated[str | None, tyro.conf.arg(metavar="FOLDER", help_behavior_hint="(default: none are shown)")] = None
+    """Folder of runs, a run or a store, for the operator's pages to show."""
 
 
 def serve(words: list[str]) -> int:
@@ -50,7 +55,7 @@ def serve(words: list[str]) -> int:
     try:
         import uvicorn
 
-        from forethought.serve.app import create
+        from forethought.pages.app import create
         from forethought.serve.config import ModelConfig, ServerConfig, read
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in EXTRA:
@@ -59,18 +64,27 @@ def serve(words: list[str]) -> int:
             f"the server needs {error.name}, which is not installed: pip install 'forethought[serve]'"
         ) from None
     config, models = read(asked.config) if asked.config else (ServerConfig(), [])
-    own = {
-        name: value for name in ("host", "port", "keys", "store", "seal") if (value := getattr(asked, name)) is not None
-    }
-    config = replace(config, **own)
+    own = {name: getattr(asked, name) for name in ("host", "port", "keys", "store", "seal", "runs")}
+    config = replace(config, **{name: value for name, value in own.items() if value is not None})
     for model in asked.model:
         name, _, given = model.rpartition("=") if not model.startswith(("http://", "https://")) else ("", "", model)
         models.append(ModelConfig(name or _called(given), given, search=asked.search, verify=asked.verify))
+    examples: tuple[str, ...] = ()
+    if asked.demo:
+        demo = shown()
+        tell(f"demo: {demo.said}")
+        examples, config = demo.examples, replace(config, runs=config.runs or demo.runs)
+        one = ModelConfig(
+            "demo", demo.model, search="majority", verify="confidence", thought_tokens=demo.tokens,
+            show_thoughts=True, summary="none",
+        )  # fmt: skip
+        models.insert(0, one)
     if not models:
-        raise ValueError("there is no model to serve; give --model NAME, or --config FILE with [models.NAME]")
-    app = create(config, models)
+        raise ValueError("there is no model to serve; give --model NAME, --demo, or --config FILE with [models.NAME]")
+    app = create(config, models, examples=examples)
     for one in models:
         tell(f"{one.name}: {public(one.model)}{f', {one.search}' if one.search else ''}")
+    tell(f"pages: http://{f'[{config.host}]' if ':' in config.host else config.host}:{config.port}")
     server = uvicorn.Server(uvicorn.Config(app, host=config.host, port=config.port, timeout_graceful_shutdown=10))
     server.run()
     return 0 if server.started else 1

@@ -172,24 +172,7 @@ def _show(options: Show) -> None:
 
 
 def _tree(options: TreePage) -> None:
-    opened = find_store(options.path)
-    runs: Where = {} if options.run is None else {"run": options.run}
-    if "/" in options.id:  # a tree's name is policy/problem/seed; a trace's id is hexadecimal
-        name: str | None = options.id
-        known = {(entry.policy, entry.problem_id) for entry in opened.entries(**runs)}
-        asked = [(policy, problem) for policy, problem in known if options.id.startswith(f"{policy}/{problem}/")]
-    else:
-        trace = opened.show(options.id)
-        name, asked = trace.tree, [(trace.policy, trace.problem_id)]
-        if name is None:
-            raise ValueError(f"trace {options.id} belongs to no tree; `forethought store show` prints it")
-    places: list[Where] = [{**runs, "policy": policy, "problem": problem} for policy, problem in asked]
-    kept = [trace for where in places for trace in opened.traces(**where) if trace.tree == name]
-    if not kept:
-        of_run = "" if options.run is None else f" of run {options.run!r}"
-        raise ValueError(
-            f"no trace{of_run} in {opened.path} belongs to the tree {name!r}; `store show` names a trace's"
-        )
+    kept = find_store(options.path).tree(options.id, run=options.run)
     tree, verdicts = tree_of(kept)
     say(str(write_tree(options.out, tree, title=f"Search of {kept[0].problem_id}", verdicts=verdicts)))
 

@@ -86,11 +86,12 @@ def write_tree(path: str | Path, tree: Tree, *, title: str = "A search tree", ve
             verdict is of a node there is not.
         OSError: the file cannot be written.
     """
-    data = json.dumps(_data(tree, title, verdicts or {}), separators=(",", ":"), allow_nan=False)
+    data = json.dumps(tree_data(tree, title, verdicts or {}), separators=(",", ":"), allow_nan=False)
     # No tag can begin, and no comment: within this block a browser looks for nothing else.
     data = data.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-    here = Path(__file__)
-    style, script = (here.with_suffix(suffix).read_text(encoding="utf-8") for suffix in (".css", ".js"))
+    here = Path(__file__).parent
+    style = (here / "tree_page.css").read_text(encoding="utf-8")
+    script = "".join((here / name).read_text(encoding="utf-8") for name in ("tree_view.js", "tree_page.js"))
     page = Environment(loader=PackageLoader("forethought.scaling", ""), autoescape=True, undefined=StrictUndefined)
     text = page.get_template("tree_page.html").render(
         style=Markup(style),
@@ -112,8 +113,11 @@ def _hash(text: str) -> str:
     return f"sha256-{b64encode(sha256(text.encode()).digest()).decode()}"
 
 
-def _data(tree: Tree, title: str, verdicts: Verdicts) -> dict[str, Any]:
-    """What the script draws: columns over the N nodes, scores by name, and the facts for the top."""
+def tree_data(tree: Tree, title: str, verdicts: Verdicts) -> dict[str, Any]:
+    """What `tree_view.js` draws: columns over the N nodes, scores by name, and the facts for the top; JSON values only.
+
+    Raises ValueError as `write_tree` does.
+    """
     nodes = tree.nodes
     if not nodes or nodes[0].parent != -1:
         raise ValueError(f"a tree of {counted(len(nodes), 'node')} has no root; node 0 must have the parent -1")
@@ -137,19 +141,19 @@ def _data(tree: Tree, title: str, verdicts: Verdicts) -> dict[str, Any]:
         "text": [step.text for step in steps],
         "tokens": drawn,
         "visits": [node.visits for node in nodes],
-        "mean": [_number(node.total / node.visits) if node.visits else None for node in nodes],
+        "mean": [number(node.total / node.visits) if node.visits else None for node in nodes],
         "stop": [step.stop for step in steps],
         "action": [step.action for step in steps],
         "sampled": [int(step.sampled) for step in steps],
-        "own": [_number(step.value) for step in steps],
+        "own": [number(step.value) for step in steps],
         "scores": _scores(tree, verdicts),
-        "said": {leaf: [_words(judge, said) for judge, said in by.items()] for leaf, by in verdicts.items()},
+        "said": {leaf: [verdict_words(judge, said) for judge, said in by.items()] for leaf, by in verdicts.items()},
         "best": best,
         "mark": mark,
     }
 
 
-def _number(value: float | None) -> float | str | None:
+def number(value: float | None) -> float | str | None:
     """Six digits of a number; what JSON cannot say as JavaScript's `Number` reads it."""
     if value is None or math.isfinite(value):
         return None if value is None else float(f"{value:.6g}")
@@ -168,13 +172,13 @@ def _scores(tree: Tree, verdicts: Verdicts) -> dict[str, list[float | str | None
             for node, score in (*zip(path, along, strict=False), (leaf, said.score)):
                 column[node] = column[node] if score is None else score
     return {
-        name: [_number(score) for score in column]
+        name: [number(score) for score in column]
         for name, column in columns.items()
         if any(score is not None for score in column)
     }
 
 
-def _words(judge: str, said: Verdict) -> str:
+def verdict_words(judge: str, said: Verdict) -> str:
     """A verdict in one line."""
     score = "could not judge" if said.score is None else f"{said.score:.4g}"
     answer = "" if said.answer is None else f", answer {said.answer}"

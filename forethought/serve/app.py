@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -27,8 +27,16 @@ from forethought.serve.seal import Seal
 from forethought.serve.upstream import passed
 
 
-def create(config: ServerConfig, models: Sequence[ModelConfig] | Models) -> FastAPI:
+def create(
+    config: ServerConfig,
+    models: Sequence[ModelConfig] | Models,
+    *,
+    routers: Sequence[APIRouter] = (),
+    open_paths: Collection[str] = (),
+) -> FastAPI:
     """The application that serves `models`: configurations, opened when it starts, or models that are open already.
+
+    `routers` are asked after the API's own, so that they can shadow none of it; `open_paths` need no key.
 
     Raises ValueError for a file of keys that cannot be read; what is wrong with a model is raised at the start.
     """
@@ -53,8 +61,11 @@ def create(config: ServerConfig, models: Sequence[ModelConfig] | Models) -> Fast
     app.include_router(chat.router)
     app.include_router(responses.router)
     _plain_routes(app)
+    for router in routers:
+        app.include_router(router)
     _error_handlers(app)
-    app.add_middleware(Door, keys=keys, rate=config.requests_per_minute, body_bytes=config.body_bytes)
+    limits = {"rate": config.requests_per_minute, "body_bytes": config.body_bytes}
+    app.add_middleware(Door, keys=keys, open_paths=open_paths, **limits)
     app.add_middleware(_Counted, state=app.state)
     return app
 

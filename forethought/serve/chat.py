@@ -18,7 +18,7 @@ from forethought.serve.models import Served
 from forethought.serve.stream import CLOSED, DONE, Emit, EventStream, event, while_wanted
 from forethought.serve.think import Answer, Ask, check
 from forethought.serve.upstream import passed
-from forethought.serve.watch import Event, Grown
+from forethought.serve.watch import Event, Grown, Said
 from forethought.serve.wire import CHAT, ChatMessage, ChatRequest, asks, extras, schema_of, text_of
 from forethought.types import Message, Messages
 
@@ -138,6 +138,7 @@ class _Chat:
             def hear(heard: Event) -> None:
                 if isinstance(heard, Grown):
                     self.grown[index] = heard
+                if not isinstance(heard, Said):
                     return
                 logprobs = {"content": _told(heard.tokens), "refusal": None} if self.body.logprobs else None
                 chunk(index, {"content": heard.text}, logprobs=logprobs)

@@ -103,11 +103,14 @@ class ServerConfig:
     host: str = "127.0.0.1"
     port: int = 8000
     keys: str = ""
-    """The file of clients' keys, one a line: `name key [requests a minute]`; without it nobody is asked for one."""
+    """The file of clients' keys, one a line: `name key [requests a minute] [operator]`; without it nobody is asked
+    for one."""
     seal: str = ""
     """The file of keys for encrypted reasoning, one a line; the first seals, all unseal."""
     store: str = ""
     """The SQLite file of stored responses and background jobs; without it there are none."""
+    runs: str = ""
+    """The folder of runs (or a run, or a store) that the operator's pages show; without it they show none."""
     running: int = 8
     """Requests that are worked on together."""
     waiting: int = 64

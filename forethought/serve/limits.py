@@ -7,7 +7,7 @@ import hashlib
 import hmac
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,32 +32,41 @@ class Caller:
     name: str
     rate: int
     """Requests a minute; 0 is no limit."""
+    operator: bool = False
+    """May they see what the server keeps of others, hidden thoughts included?"""
 
 
 class Keys:
     """The clients' keys. Only their digests are kept, and all are compared, in constant time."""
 
-    def __init__(self, keys: dict[str, str], rates: dict[str, int], rate: int = 0) -> None:
+    def __init__(
+        self, keys: dict[str, str], rates: dict[str, int], rate: int = 0, operators: Collection[str] = ()
+    ) -> None:
         self._digests = {name: _digest(key) for name, key in keys.items()}
-        self._rates, self._rate = rates, rate
+        self._rates, self._rate, self._operators = rates, rate, frozenset(operators)
 
     @classmethod
     def read(cls, path: str | Path, rate: int = 0) -> Self:
-        """From a file of lines `name key [requests a minute]`; blank ones and those from `#` on are left out.
+        """From a file of lines `name key [requests a minute] [operator]`; blank ones, and all from `#` on, left out.
 
         Raises ValueError where it cannot be read, or a line is not of that form.
         """
-        keys, rates = dict[str, str](), dict[str, int]()
+        keys, rates, operators = dict[str, str](), dict[str, int](), set[str]()
         for number, line in enumerate(lines(path), 1):
             words = line.split()
+            if marked := len(words) > 2 and words[-1] == "operator":
+                words.pop()
             if len(words) not in (2, 3) or (len(words) == 3 and not words[2].isdigit()) or words[0] in keys:
-                raise ValueError(f"{path}: key {number} is not `name key [requests a minute]` with a name of its own")
+                form = "name key [requests a minute] [operator]"
+                raise ValueError(f"{path}: key {number} is not `{form}` with a name of its own")
             if len(words[1]) < 16:
                 raise ValueError(f"{path}: the key of {words[0]!r} is {len(words[1])} characters; give it 16 or more")
             keys[words[0]] = words[1]
             if len(words) == 3:
                 rates[words[0]] = int(words[2])
-        return cls(keys, rates, rate)
+            if marked:
+                operators.add(words[0])
+        return cls(keys, rates, rate, operators)
 
     def caller(self, key: str) -> Caller | None:
         """Whose key this is."""
@@ -65,7 +74,7 @@ class Keys:
         for name, known in self._digests.items():
             if hmac.compare_digest(digest, known):
                 found = name
-        return None if found is None else Caller(found, self._rates.get(found, self._rate))
+        return None if found is None else Caller(found, self._rates.get(found, self._rate), found in self._operators)
 
 
 def lines(path: str | Path) -> list[str]:
@@ -116,12 +125,15 @@ class Rates:
 class Door:
     """ASGI middleware: a request is let in before any of its body is read, or answered with why not."""
 
-    def __init__(self, app: ASGIApp, keys: Keys | None, rate: int, body_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, keys: Keys | None, rate: int, body_bytes: int, open_paths: Collection[str] = ()
+    ) -> None:
         self.app, self.keys, self.rate, self.body_bytes = app, keys, rate, body_bytes
+        self.open_paths = {*OPEN_PATHS, *open_paths}
         self.rates = Rates()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN_PATHS:
+        if scope["type"] != "http" or scope["path"] in self.open_paths:
             await self.app(scope, receive, send)
             return
         read = 0
@@ -157,7 +169,7 @@ class Door:
 
     def _caller(self, headers: dict[bytes, str], scope: Scope) -> Caller:
         if self.keys is None:
-            return Caller((scope.get("client") or ("",))[0], self.rate)
+            return Caller((scope.get("client") or ("",))[0], self.rate, operator=True)
         scheme, _, key = headers.get(b"authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key:
             raise ApiError(401, "You did not provide an API key; send it as `Authorization: Bearer KEY`.")

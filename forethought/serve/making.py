@@ -13,14 +13,14 @@ from forethought.serve.items import message_item, reasoning_item, response_of, t
 from forethought.serve.models import Served
 from forethought.serve.summary import PARTS, Narrator
 from forethought.serve.think import Answer, Ask
-from forethought.serve.watch import Event, Grown
+from forethought.serve.watch import Chosen, Event, Grown, Scored
 from forethought.serve.wire import ResponsesRequest
 from forethought.types import Message, Messages
 
 Tell = Callable[[dict[str, Any]], None]
 """Takes one event."""
-GROWN = "forethought.search.grown"
-"""The type of the one event that OpenAI's API does not have."""
+GROWN, SCORED, CHOSEN = (f"forethought.search.{word}" for word in ("grown", "scored", "chosen"))
+"""The types of the events that OpenAI's API does not have."""
 SPEND_EVERY = 1.0
 """Seconds between two notes of what a background job has spent."""
 
@@ -86,10 +86,17 @@ class Making:
             nonlocal noted
             if isinstance(heard, Grown):
                 self._grown = heard
-                self._emit(GROWN, **asdict(heard))
+                told = asdict(heard)
+                if not self.model.config.show_thoughts:
+                    del told["text"]
+                self._emit(GROWN, **told)
                 if spend is not None and time.monotonic() - noted >= SPEND_EVERY:
                     noted = time.monotonic()
                     spend(heard.tokens)
+            elif isinstance(heard, Scored):
+                self._emit(SCORED, **asdict(heard))
+            elif isinstance(heard, Chosen):
+                self._emit(CHOSEN, **asdict(heard))
             else:
                 self._text("response.output_text.delta", delta=heard.text, logprobs=[])
 

@@ -85,10 +85,26 @@ async def at_once(thought: str) -> None:
     """No pause."""
 
 
-def budget_of(ask: Ask, model: Served, prompt: int | None) -> tuple[int, int]:
-    """Tokens for thinking, and in all.
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a request may draw."""
 
-    Of a limit that the request sets, up to `answer_tokens`, but no more than half, is kept free for the answer.
+    thinking: int
+    """Tokens for the search."""
+    total: int
+    """Tokens in all."""
+    path: int | None
+    """Tokens behind the conversation, one thought and the answer together, that the context holds; `None`: unknown."""
+    answer: int
+    """Of a path, kept free for the answer."""
+
+
+def room_of(ask: Ask, model: Served, search: str) -> Room:
+    """What a request may draw. The context bounds each path; only where thoughts are drawn side by side, none behind
+    another, may they be more in all than it holds.
+
+    Of a limit that the request or the context sets, up to `answer_tokens`, but no more than half, is kept free for the
+    answer.
 
     Raises ApiError for an effort that the model does not have, and where the prompt leaves no room.
     """
@@ -104,16 +120,24 @@ def budget_of(ask: Ask, model: Served, prompt: int | None) -> tuple[int, int]:
             "reasoning_effort", f"Effort is {effort!r}; this model has {', '.join(known)}.", "unsupported_value"
         )
     total = thinking + config.answer_tokens if ask.tokens is None else ask.tokens
-    if prompt is not None and model.context is not None:
-        room = model.context - prompt - MARGIN
-        if room < 1:
+    tokens, path = model.prompt(model.asked(ask.messages)), None
+    if tokens is not None and model.context is not None:
+        prompt = len(tokens) + _length(model, ask.before)
+        path = model.context - prompt - MARGIN
+        if path < 1:
             message = (
                 f"This model's context holds {model.context} tokens, and the conversation takes {prompt} of them: "
                 "there is no room for an answer."
             )
             raise ApiError(400, message, code=TOO_LONG, param="messages")
-        total = min(total, room)
-    return max(0, min(thinking, total - min(config.answer_tokens, -(-total // 2)))), total
+        if search not in PARALLEL or effort == AUTO:
+            total = min(total, path)
+
+    def kept(limit: int) -> int:
+        return min(config.answer_tokens, -(-limit // 2))
+
+    thinking = max(0, min(thinking, total - kept(total)))
+    return Room(thinking, total, path, kept(total if path is None else min(total, path)))
 
 
 async def answer(
@@ -134,17 +158,17 @@ async def answer(
     prompt = model.prompt(messages)
     before = (Step(ask.before, sampled=False),) if ask.before else ()
     opens = model.opens(prompt) or bool(ask.before)
-    thinking, total = budget_of(ask, model, None if prompt is None else len(prompt) + _length(model, ask.before))
-    if not thinking:
+    room = room_of(ask, model, search)
+    if not room.thinking:
         messages, prompt = ask.messages, model.prompt(ask.messages)
     known = None if prompt is None else len(prompt)
     watched = Watched(model.engine, before, hear, drawn, known=known)
     request = _Request(ask, model, watched, opens, pause)
     with counting() as usage:
-        if thinking:
-            said = await request.think(messages, search, thinking, total)
+        if room.thinking:
+            said = await request.think(messages, search, room)
         else:
-            said = await request.speak(messages, _no_thought(model, opens), total)
+            said = await request.speak(messages, _no_thought(model, opens), _least(room.total, room.path))
     text, cut, tokens, thought, count = said
     read = known or watched.read
     cached = max(0, read - watched.computed)
@@ -160,10 +184,9 @@ def _no_thought(model: Served, opens: bool) -> tuple[Step, ...]:
 
 async def check(ask: Ask, model: Served, search: str) -> None:
     """Refuse, before anything is computed, what cannot be answered. Raises ApiError."""
-    prompt = model.prompt(model.asked(ask.messages))
-    thinking, _ = budget_of(ask, model, None if prompt is None else len(prompt) + _length(model, ask.before))
+    room = room_of(ask, model, search)
     name = AUTO if (ask.effort or model.config.effort) == AUTO else search
-    if thinking and ask.temperature == 0 and (name == AUTO or name in PARALLEL):
+    if room.thinking and ask.temperature == 0 and (name == AUTO or name in PARALLEL):
         message = f"At temperature 0, {name} draws the same thought again and again; give a temperature above 0."
         raise wrong("temperature", message)
     if ask.schema is not None:
@@ -175,6 +198,10 @@ async def check(ask: Ask, model: Served, search: str) -> None:
             await held(ask.schema)
         except ValueError as error:
             raise wrong("response_format", f"{error}.", "invalid_json_schema") from None
+
+
+def _least(limit: int, other: int | None) -> int:
+    return limit if other is None else min(limit, other)
 
 
 def _length(model: Served, text: str) -> int:
@@ -195,19 +222,21 @@ class _Request:
     """Does the text begin inside a thought?"""
     pause: Pause
 
-    async def think(self, messages: Messages, name: str, thinking: int, total: int) -> _Said:
+    async def think(self, messages: Messages, name: str, room: Room) -> _Said:
         """Search, and answer with the best thought's answer or behind it."""
         ask, config, judge = self.ask, self.model.config, self.model.judge
         if (ask.effort or config.effort) == AUTO:
             name = AUTO
-        search, sampling = self._search(name, thinking)
+        search, sampling = self._search(name, room)
         if not name:
             judge, self.watched.aloud = None, True
         elif judge is not None and config.verify_tokens:
             search = partial(search, verify_tokens=config.verify_tokens)
-        budget = Budget(thinking, config.seconds)
-        tree = await search(messages, self.watched, budget=budget, verify=judge, sampling=sampling)
+        budget = Budget(room.thinking, config.seconds)
+        heeded = None if judge is None else self.watched.heeded(judge)
+        tree = await search(messages, self.watched, budget=budget, verify=heeded, sampling=sampling)
         steps = _best(tree)
+        self.watched.choose(steps)
         text = "".join(step.text for step in steps)
         shown = after_thought(OPEN + text if self.opens else text)
         done = tree.best is not None and finished(steps[-1]) and not text.endswith(CLOSE)
@@ -215,12 +244,16 @@ class _Request:
             return await self._told(steps, text, shown)
         if not steps and self.watched.faults:
             raise failed()
+        left = None if room.path is None else room.path - sum(self.watched.cost(step) for step in steps)
         steps, _ = self._parted(steps) if CLOSE in text else (steps, ())
-        return await self.speak(messages, (*steps, _bridge(steps, self.opens)), total - tree.budget.used)
+        left = _least(room.total - tree.budget.used, left)
+        return await self.speak(messages, (*steps, _bridge(steps, self.opens)), left)
 
-    def _search(self, name: str, thinking: int) -> tuple[Search, Sampling]:
+    def _search(self, name: str, room: Room) -> tuple[Search, Sampling]:
         """The search and how its thoughts are drawn."""
-        ask, longest = self.ask, self.model.config.thought_tokens
+        ask, thinking = self.ask, room.thinking
+        longest = _least(self.model.config.thought_tokens, None if room.path is None else room.path - room.answer)
+        longest = max(1, longest)
         if not name:
             one = Sampling(thinking, ask.temperature, ask.top_p, (CLOSE,), ask.seed)
             return partial(best_of_n, n=1), one
@@ -272,7 +305,7 @@ class _Request:
                 watched.hear(Said(piece, tuple(waiting)))
                 waiting.clear()
 
-        drawn = watched.sampled
+        drawn, watched.answering = watched.sampled, True
         sampling = Sampling(max(1, room), ask.temperature, ask.top_p, ask.stop, derive(ask.seed, "answer"))
         step = await watched.speak(messages, prefix, sampling, heard, ask.schema)
         if step.stop == "error":

@@ -10,7 +10,8 @@ from typing import Protocol, runtime_checkable
 
 from forethought.engines.usage import Usage, counting
 from forethought.serve.errors import TOO_LONG, ApiError, failed
-from forethought.types import Engine, Messages, Sampling, Step
+from forethought.types import Engine, Messages, Sampling, Step, Verdict
+from forethought.verify.verdict import Verify
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ class Live(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Grown:
-    """A step has come: where it stands in the tree, and what that cost. It has no text."""
+    """A step has come: where it stands in the tree, and what that cost."""
 
     node: int
     parent: int
@@ -43,7 +44,30 @@ class Grown:
     depth: int
     tokens: int
     """Drawn by this request so far."""
+    cost: int
+    """Tokens of this step."""
     stop: str
+    answer: bool
+    """Is it the answer behind the thought, and no step of the search?"""
+    text: str
+    """Hidden text."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A judge has said what the thought that ends in a step is worth."""
+
+    node: int
+    score: float | None
+    cost: int
+    """Tokens that the judge computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """The search has ended: the step that its thought ends in."""
+
+    node: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +78,7 @@ class Said:
     tokens: tuple[tuple[str, float], ...] = ()
 
 
-Event = Grown | Said
+Event = Grown | Scored | Chosen | Said
 Hear = Callable[[Event], None]
 
 
@@ -82,6 +106,10 @@ class Watched:
     computed: int = 0
     """Of the conversation's, those that had to be run through the model."""
     faults: int = 0
+    answering: bool = False
+    """Is what is drawn from here on the answer?"""
+    chosen: int = 0
+    """The step that the chosen thought ends in: the answer stands behind it."""
     _steps: list[Step] = field(default_factory=list)
     _costs: dict[int, int] = field(default_factory=dict)
     _nodes: dict[int, int] = field(default_factory=dict)
@@ -156,8 +184,31 @@ class Watched:
         if step.stop == "error":
             logger.debug("the engine failed: %s", step.text)
             self.faults += 1
-        parent = self._nodes.get(id(prefix[-1]), 0) if prefix else 0
+        parent = self.chosen if self.answering else self.node(prefix)
         self._steps.append(step)  # kept, so that no other step can come to have its id
-        self._nodes[id(step)], self._costs[id(step)] = len(self._steps), usage.sampled
-        self.hear(Grown(len(self._steps), parent, len(prefix) + 1, self.sampled, step.stop))
+        node = len(self._steps)
+        self._nodes[id(step)], self._costs[id(step)] = node, usage.sampled
+        depth, text = len(prefix) + 1, step.text if step.stop != "error" else ""
+        self.hear(Grown(node, parent, depth, self.sampled, usage.sampled, step.stop, self.answering, text))
         return step
+
+    def node(self, steps: Sequence[Step]) -> int:
+        """The last of these steps that was drawn for this request; 0 where none was. What was written has no node."""
+        return next((node for step in reversed(steps) if (node := self._nodes.get(id(step)))), 0)
+
+    def choose(self, thought: Sequence[Step]) -> None:
+        """The search has ended with this thought."""
+        self.chosen = self.node(thought)
+        if self.chosen:
+            self.hear(Chosen(self.chosen))
+
+    def heeded(self, judge: Verify) -> Verify:
+        """`judge`, each of whose verdicts is told."""
+
+        async def verify(messages: Messages, steps: tuple[Step, ...]) -> Verdict:
+            verdict = await judge(messages, steps)
+            if node := self.node(steps):
+                self.hear(Scored(node, verdict.score, verdict.cost))
+            return verdict
+
+        return verify

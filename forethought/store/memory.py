@@ -50,9 +50,14 @@ class Store:
         `size` bytes."""
         return Writer(self.path, run, rows, size)
 
-    def entries(self, *, limit: int | None = None, **where: Unpack[Where]) -> Iterator[Entry]:
-        """What the catalogue knows of the traces chosen, in the order they were written; no shard is opened."""
-        for _, found in self._chosen(where, limit):
+    def entries(
+        self, *, limit: int | None = None, after: tuple[int, int] | None = None, **where: Unpack[Where]
+    ) -> Iterator[Entry]:
+        """What the catalogue knows of the traces chosen, in the order they were written; no shard is opened.
+
+        `after` is the (shard, row) of an entry: only those behind it.
+        """
+        for _, found in self._chosen(where, limit, after):
             yield from found
 
     def traces(self, *, limit: int | None = None, **where: Unpack[Where]) -> Iterator[Trace]:
@@ -83,6 +88,31 @@ class Store:
         _, name, row = places[0]
         (batch,) = shards.batches(self._folder / name, [row])
         return to_traces(batch)[0]
+
+    def tree(self, id: str, *, run: str | None = None) -> list[Trace]:
+        """The traces of one search: by its name, or by the id of one of its traces, or how that begins.
+
+        Raises:
+            ValueError: there is none, or the trace belongs to no search.
+        """
+        runs: Where = {} if run is None else {"run": run}
+        if "/" in id:  # a tree's name is policy/problem/seed; a trace's id is hexadecimal
+            name: str | None = id
+            known = {(entry.policy, entry.problem_id) for entry in self.entries(**runs)}
+            asked = [(policy, problem) for policy, problem in known if id.startswith(f"{policy}/{problem}/")]
+        else:
+            trace = self.show(id)
+            name, asked = trace.tree, [(trace.policy, trace.problem_id)]
+            if name is None:
+                raise ValueError(f"trace {id} belongs to no tree; `forethought store show` prints it")
+        places: list[Where] = [{**runs, "policy": policy, "problem": problem} for policy, problem in asked]
+        kept = [trace for where in places for trace in self.traces(**where) if trace.tree == name]
+        if not kept:
+            of_run = "" if run is None else f" of run {run!r}"
+            raise ValueError(
+                f"no trace{of_run} in {self.path} belongs to the tree {name!r}; `store show` names a trace's"
+            )
+        return kept
 
     def summary(self) -> Summary:
         """Runs, sizes, and what was damaged when the store was opened; `check` looks again, at every byte."""
@@ -187,18 +217,26 @@ class Store:
                 wrong.append(f"{path} is damaged: {size} bytes where {shard.bytes} were written")
         return wrong
 
-    def _chosen(self, where: Where, limit: int | None) -> Iterator[tuple[Path, list[Entry]]]:
+    def _chosen(
+        self, where: Where, limit: int | None, after: tuple[int, int] | None = None
+    ) -> Iterator[tuple[Path, list[Entry]]]:
         """Shard by shard, so that neither memory nor a lock grows with the store."""
         if limit is not None and limit < 0:
             raise ValueError(f"limit is {limit}; it must be 0 or more, or None for all")
         catalogue.conditions(where)
         with catalogue.connected(self._catalogue) as connection:
             known = catalogue.shards(connection)
+        if after is not None:
+            at = next((index for index, shard in enumerate(known) if shard.id == after[0]), len(known))
+            known = known[at:]
         for shard in known:
             if limit == 0:
                 return
             with catalogue.connected(self._catalogue) as connection:
-                found = catalogue.entries(connection, shard.id, where)[:limit]
+                found = catalogue.entries(connection, shard.id, where)
+            if after is not None and shard.id == after[0]:
+                found = [entry for entry in found if entry.row > after[1]]
+            found = found[:limit]
             if found:
                 yield self._folder / shard.name, found
             limit = None if limit is None else limit - len(found)

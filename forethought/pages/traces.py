@@ -1,0 +1,172 @@
+"""What the page *Traces* is told: the stores below one folder, their traces by the page, one trace, one search's tree.
+
+Thoughts are hidden text, so all of it is the operator's. Paths are never taken from a request: a store is named as
+`/pages/stores` lists it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query, Request
+
+from forethought.pages.shell import operator
+from forethought.scaling.tree_page import number, tree_data, tree_of, verdict_words
+from forethought.serve.errors import ApiError, wrong
+from forethought.serve.house import house_of
+from forethought.store import Store, Where, find_store
+from forethought.store.schema import sampled_tokens
+from forethought.types import Stop, Trace
+
+DEEP = 4
+"""Levels below the folder of runs on which stores are looked for."""
+MOST_STORES, MOST_ROWS, MOST_NODES = 500, 200, 50_000
+"""Stores listed, traces in a page of them, nodes of a tree that a browser is given."""
+
+Name = Annotated[str, Query(max_length=1000)]
+Maybe = Annotated[str | None, Query(max_length=1000)]
+
+
+def data() -> APIRouter:
+    """Its data."""
+    router = APIRouter(prefix="/pages", dependencies=[Depends(operator)], include_in_schema=False)
+    router.get("/stores")(list_stores)
+    router.get("/store")(summary)
+    router.get("/traces")(page)
+    router.get("/trace")(trace)
+    router.get("/tree")(tree)
+    return router
+
+
+def list_stores(request: Request) -> dict[str, Any]:
+    """Names of the stores that are there, the newest first."""
+    return {"stores": list(_stores(request))[:MOST_STORES]}
+
+
+def summary(request: Request, store: Name) -> dict[str, Any]:
+    """What one store holds: its runs, what is damaged."""
+    with _telling():
+        found = _opened(request, store).summary()
+    runs = [{**run._asdict(), "reward": number(run.reward)} for run in found.runs]
+    return {"runs": runs, "shards": found.shards, "bytes": found.bytes, "damaged": found.damaged}
+
+
+def page(
+    request: Request,
+    store: Name,
+    run: Maybe = None,
+    problem: Maybe = None,
+    policy: Maybe = None,
+    stop: Stop | None = None,
+    min_reward: float | None = None,
+    max_reward: float | None = None,
+    after: Annotated[str | None, Query(pattern=r"^\d{1,18}-\d{1,18}$")] = None,
+    limit: Annotated[int, Query(ge=1, le=MOST_ROWS)] = 50,
+) -> dict[str, Any]:
+    """Up to `limit` traces that all conditions hold of, in the order of writing; `after` is that of the page before."""
+    asked = {
+        "run": run, "problem": problem, "policy": policy,
+        "stop": stop, "min_reward": min_reward, "max_reward": max_reward,
+    }  # fmt: skip
+    where: Where = {name: value for name, value in asked.items() if value is not None}  # type: ignore[assignment]
+    shard, row = map(int, after.split("-")) if after else (0, 0)
+    with _telling():
+        entries = _opened(request, store).entries(limit=limit + 1, after=(shard, row) if after else None, **where)
+        found = list(entries)
+    shown = found[:limit]
+    more = f"{shown[-1].shard}-{shown[-1].row}" if len(found) > limit else None
+    return {"traces": [{**entry._asdict(), "reward": number(entry.reward)} for entry in shown], "after": more}
+
+
+def trace(request: Request, store: Name, id: Name) -> dict[str, Any]:
+    """One trace, by its id or how that begins."""
+    with _telling():
+        return _told(_opened(request, store).show(id))
+
+
+def tree(request: Request, store: Name, id: Name, run: Maybe = None) -> dict[str, Any]:
+    """One search, by its name or by a trace of it, as `treeView` draws it."""
+    with _telling():
+        kept = _opened(request, store).tree(id, run=run)
+        grown, verdicts = tree_of(kept)
+        if len(grown.nodes) > MOST_NODES:
+            message = f"{len(grown.nodes):,} nodes are too many for this page; `forethought store tree` draws them."
+            raise wrong("id", message)
+        return tree_data(grown, f"Search of {kept[0].problem_id}", verdicts)
+
+
+def _told(trace: Trace) -> dict[str, Any]:
+    """A trace in JSON's values; of tokens only how many."""
+    along = trace.values if len(trace.values) == len(trace.steps) else (None,) * len(trace.steps)
+    return {
+        "problem": trace.problem_id,
+        "policy": trace.policy,
+        "tree": trace.tree,
+        "stop": trace.stop,
+        "tokens": sampled_tokens(trace),
+        "reward": number(trace.reward),
+        "messages": [[message["role"], message["content"]] for message in trace.messages],
+        "steps": [
+            {
+                "text": step.text,
+                "tokens": len(step.tokens) or len(step.logprobs) or None,
+                "stop": step.stop,
+                "action": step.action,
+                "sampled": step.sampled,
+                "value": number(value),
+                "judged": [
+                    [judge, number(said.steps[index])]
+                    for judge, said in trace.verdicts.items()
+                    if len(said.steps) == len(trace.steps)
+                ],
+            }
+            for index, (step, value) in enumerate(zip(trace.steps, along, strict=True))
+        ],
+        "verdicts": [verdict_words(judge, said) for judge, said in trace.verdicts.items()],
+    }
+
+
+def _stores(request: Request) -> dict[str, Path]:
+    """Stores by name, the path from the folder of runs, the newest first; an ApiError (404) where none are shown."""
+    folder = house_of(request).config.runs
+    if not folder:
+        message = "This server shows no traces: start it with --runs FOLDER, of runs, a run or a store."
+        raise ApiError(404, message, code="no_runs")
+    root, found = Path(folder).expanduser(), dict[Path, float]()
+    for level in range(DEEP + 1):
+        for shards in root.glob("*/" * level + "shards"):
+            if shards.is_dir():
+                found[shards.parent] = shards.stat().st_mtime
+    named = {}
+    for path in sorted(found, key=lambda path: -found[path]):
+        run = path.parent if path.name == "store" and path != root else path
+        named[root.resolve().name if run == root else run.relative_to(root).as_posix()] = path
+    return named
+
+
+def _opened(request: Request, name: str) -> Store:
+    path = _stores(request).get(name)
+    if path is None:
+        raise ApiError(404, "There is no such store below the folder of runs.", code="no_store", param="store")
+    return _store(path)
+
+
+@lru_cache(maxsize=64)
+def _store(path: Path) -> Store:
+    """Opened once: what a writer adds later, it catalogues itself."""
+    return find_store(path)
+
+
+@contextmanager
+def _telling() -> Iterator[None]:
+    """Around what reads a store: what is wrong with the store or with what was asked, in its own words."""
+    try:
+        yield
+    except ValueError as error:
+        raise ApiError(400, f"{error}.", code="invalid_value") from None
+    except OSError as error:
+        raise ApiError(503, f"{error}.", code="store_unreadable") from None
