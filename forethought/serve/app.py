@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -41,10 +42,12 @@ def create(config: ServerConfig, models: Sequence[ModelConfig] | Models) -> Fast
             gate = Gate(config.running, config.waiting)
             jobs = Jobs(config.store) if config.store else None
             house = app.state.house = House(config, there, gate, Metrics(gate), Background(), seal, jobs)
+            gc.freeze()  # a pass of the collector over all that is loaded by now blocks everybody for 0.2 s
             try:
                 await responses.resume(house)
                 yield
             finally:
+                gc.unfreeze()
                 await house.background.stop()
                 if jobs is not None:
                     jobs.close()

@@ -49,6 +49,8 @@ class Jobs:
             Path(path).expanduser().parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(Path(path).expanduser(), isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
+            # What was committed outlives the process, not the machine's power: waiting for the disk blocks everybody.
+            self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute(_TABLE)
         except (sqlite3.Error, OSError) as error:
             raise ValueError(f"{path} cannot be used to store responses: {error}") from None

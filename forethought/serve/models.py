@@ -17,7 +17,7 @@ from forethought.search.size import NAMES
 from forethought.serve.config import ModelConfig
 from forethought.serve.errors import NO_MODEL, ApiError
 from forethought.thought.marks import INSTRUCTION, OPEN
-from forethought.thought.tokens import Tokenizer, prompt_tokens
+from forethought.thought.tokens import Tokenizer, prompt_tokens, unblocked
 from forethought.types import Engine, Message, Messages
 from forethought.verify.open import open_verifier
 from forethought.verify.verdict import Verify
@@ -49,10 +49,10 @@ class Served:
         """Longest prompt and text together, in tokens; `None` where it is not known."""
         return getattr(self.engine, "context", None)
 
-    def prompt(self, messages: Messages) -> tuple[int, ...] | None:
+    async def prompt(self, messages: Messages) -> tuple[int, ...] | None:
         """The conversation's tokens; `None` where the engine does not tell."""
         tokenizer: Tokenizer | None = getattr(self.engine, "tokenizer", None)
-        return None if tokenizer is None else prompt_tokens(tokenizer, messages)
+        return None if tokenizer is None else await unblocked(messages, lambda: prompt_tokens(tokenizer, messages))
 
     def opens(self, prompt: Sequence[int] | None) -> bool:
         """Does the model's text begin inside a thought that the chat template has opened?"""

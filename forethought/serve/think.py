@@ -131,12 +131,12 @@ async def answer(
     Raises ApiError: the request cannot be met, or the engine failed.
     """
     messages = model.asked(ask.messages)
-    prompt = model.prompt(messages)
+    prompt = await model.prompt(messages)
     before = (Step(ask.before, sampled=False),) if ask.before else ()
     opens = model.opens(prompt) or bool(ask.before)
     thinking, total = budget_of(ask, model, None if prompt is None else len(prompt) + _length(model, ask.before))
     if not thinking:
-        messages, prompt = ask.messages, model.prompt(ask.messages)
+        messages, prompt = ask.messages, await model.prompt(ask.messages)
     known = None if prompt is None else len(prompt)
     watched = Watched(model.engine, before, hear, drawn, known=known)
     request = _Request(ask, model, watched, opens, pause)
@@ -160,7 +160,7 @@ def _no_thought(model: Served, opens: bool) -> tuple[Step, ...]:
 
 async def check(ask: Ask, model: Served, search: str) -> None:
     """Refuse, before anything is computed, what cannot be answered. Raises ApiError."""
-    prompt = model.prompt(model.asked(ask.messages))
+    prompt = await model.prompt(model.asked(ask.messages))
     thinking, _ = budget_of(ask, model, None if prompt is None else len(prompt) + _length(model, ask.before))
     name = AUTO if (ask.effort or model.config.effort) == AUTO else search
     if thinking and ask.temperature == 0 and (name == AUTO or name in PARALLEL):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from forethought.serve.errors import ApiError, wrong
 
@@ -102,6 +103,16 @@ class Request(BaseModel):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     stream: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, given: Any) -> Any:
+        """Python reads more as JSON than can be written: NaN, and `\\ud800`, half a character."""
+        try:
+            json.dumps(given, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError):
+            raise ValueError("holds NaN, Infinity, half of a surrogate pair, or too deep a nest") from None
+        return given
 
 
 class Options(BaseModel):

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+import asyncio
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar
 
 from forethought.types import Messages, Step
+
+T = TypeVar("T")
+LONG = 10_000
+"""Characters of a conversation from which on it is encoded in a thread: a million take a second."""
+_LONG = ThreadPoolExecutor(1, thread_name_prefix="forethought-encode")
+"""One at a time: a million characters take half a gigabyte while they are encoded."""
 
 
 class Tokenizer(Protocol):
@@ -53,6 +61,13 @@ def render(
         tokens += step_tokens(tokenizer, step)
         spans.append((start, len(tokens)))
     return tuple(tokens), spans
+
+
+async def unblocked(messages: Messages, work: Callable[[], T]) -> T:
+    """What `work` makes of `messages`, the event loop left free where they are long."""
+    if sum(len(message["content"]) for message in messages) < LONG:
+        return work()
+    return await asyncio.get_running_loop().run_in_executor(_LONG, work)
 
 
 def worked_step(tokenizer: Tokenizer, text: str) -> Step:
