@@ -59,7 +59,7 @@ def test_a_long_conversation_is_encoded_beside_the_event_loop(monkeypatch: pytes
         threads[len(messages[0]["content"])] = threading.current_thread().name
         return (1,) * 999
 
-    monkeypatch.setattr("forethought.serve.models.prompt_tokens", told)
+    monkeypatch.setattr("forethought.thought.tokens.prompt_tokens", told)
     with server(served(engine)) as there:
         for length in (10, tokens.LONG):
             body = {"model": "small", "messages": [{"role": "user", "content": "x" * length}]}

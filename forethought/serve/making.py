@@ -21,8 +21,6 @@ Tell = Callable[[dict[str, Any]], None]
 """Takes one event."""
 GROWN = "forethought.search.grown"
 """The type of the one event that OpenAI's API does not have."""
-SPEND_EVERY = 1.0
-"""Seconds between two notes of what a background job has spent."""
 
 
 def _nobody(told: dict[str, Any]) -> None:
@@ -75,20 +73,17 @@ class Making:
         return f"thinking: {self._grown.node} steps, {self._grown.tokens} tokens" if self._grown else "waiting"
 
     async def make(self, tell: Tell = _nobody, spend: Callable[[int], None] | None = None) -> dict[str, Any]:
-        """The response at its end. `tell` hears every event, `spend` now and then the tokens drawn so far."""
+        """The response at its end. `tell` hears every event, `spend` after each step the tokens drawn so far."""
         self._tell = tell
         self._emit("response.created", response=self.response("in_progress"))
         self._emit("response.in_progress", response=self.response("in_progress"))
         narrator = self._narrator()
-        noted = time.monotonic()
 
         def hear(heard: Event) -> None:
-            nonlocal noted
             if isinstance(heard, Grown):
                 self._grown = heard
                 self._emit(GROWN, **asdict(heard))
-                if spend is not None and time.monotonic() - noted >= SPEND_EVERY:
-                    noted = time.monotonic()
+                if spend is not None:
                     spend(heard.tokens)
             else:
                 self._text("response.output_text.delta", delta=heard.text, logprobs=[])

@@ -17,7 +17,7 @@ from forethought.search.tree import finished
 from forethought.serve.config import AUTO
 from forethought.serve.errors import TOO_LONG, ApiError, failed, wrong
 from forethought.serve.models import Served
-from forethought.serve.spoken import Spoken, spoken
+from forethought.serve.spoken import Spoken, Telling, spoken
 from forethought.serve.watch import Hear, Said, Watched, nobody
 from forethought.thought.marks import CLOSE, OPEN, after_thought, thought_of
 from forethought.thought.steps import split
@@ -205,6 +205,8 @@ class _Request:
             judge, self.watched.aloud = None, True
         elif judge is not None and config.verify_tokens:
             search = partial(search, verify_tokens=config.verify_tokens)
+        if self.model.tools is not None:
+            search = partial(search, tools=self.model.tools)
         budget = Budget(thinking, config.seconds)
         tree = await search(messages, self.watched, budget=budget, verify=judge, sampling=sampling)
         steps = _best(tree)
@@ -253,34 +255,15 @@ class _Request:
         written = "".join(step.text for step in prefix)
         thought = thought_of(OPEN + written if self.opens and OPEN not in written else written)
         await self.pause(thought)
-        shown, pieces, waiting, told = (
-            Spoken(ask.stop),
-            list[str](),
-            list[tuple[str, float]](),
-            list[tuple[str, float]](),
-        )
-
-        def heard(text: str, logprob: float) -> None:
-            if text:
-                waiting.append((text, logprob))
-            say(shown.feed(text))
-
-        def say(piece: str) -> None:
-            if piece:
-                pieces.append(piece)
-                told.extend(waiting)
-                watched.hear(Said(piece, tuple(waiting)))
-                waiting.clear()
-
-        drawn = watched.sampled
+        telling, drawn = Telling(Spoken(ask.stop), watched.hear), watched.sampled
         sampling = Sampling(max(1, room), ask.temperature, ask.top_p, ask.stop, derive(ask.seed, "answer"))
-        step = await watched.speak(messages, prefix, sampling, heard, ask.schema)
+        step = await watched.speak(messages, prefix, sampling, telling.heard, ask.schema)
         if step.stop == "error":
             raise failed()
-        say(shown.end())
-        cut = not finished(step) and not shown.stopped
-        tokens = tuple(told) if step.logprobs and hasattr(self.model.engine, "stream") else ()
-        return "".join(pieces), cut, tokens, thought, watched.sampled - drawn
+        telling.end()
+        cut = not finished(step) and not telling.stopped
+        tokens = tuple(telling.tokens) if step.logprobs and hasattr(self.model.engine, "stream") else ()
+        return telling.text, cut, tokens, thought, watched.sampled - drawn
 
     def _parted(self, steps: tuple[Step, ...]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
         """The steps up to the end of the thought, and those of the answer."""

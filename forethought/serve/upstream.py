@@ -105,7 +105,8 @@ class _Hand:
                 place.pop(field, None)
                 choice.pop(field, None)
             index, at = choice.get("index", 0), "text" if "text" in place else "content"
-            spoken = self.spoken.setdefault(index, Spoken(hidden=self.opens))
+            # A bare text begins with what the last one lacks: often a blank.
+            spoken = self.spoken.setdefault(index, Spoken(hidden=self.opens, bare=at == "text"))
             given = place.get(at)
             shown = spoken.feed(given) if isinstance(given, str) else ""
             if choice.get("finish_reason") or last:

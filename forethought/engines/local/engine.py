@@ -20,7 +20,7 @@ from forethought.engines.local.requests import Given, Sample
 from forethought.engines.local.stops import Spelling
 from forethought.engines.local.threads import COMPUTE, SMALL, hand_over, set_threads
 from forethought.engines.usage import Bill, Usage
-from forethought.thought.tokens import Tokenizer, render, unblocked
+from forethought.thought.tokens import Tokenizer, rendered
 from forethought.types import Messages, Sampling, Step
 
 CACHE_BYTES = 2 << 30
@@ -171,7 +171,7 @@ class LocalEngine:
         """What holds a text to this JSON schema; a ValueError where that cannot be done."""
         if self._vocabulary is None:
             self._vocabulary = await asyncio.to_thread(Vocabulary, self.tokenizer, self._loop.ends)
-        return self._vocabulary.grammar(schema)
+        return await asyncio.to_thread(self._vocabulary.grammar, schema)
 
     async def _draw(
         self,
@@ -181,7 +181,7 @@ class LocalEngine:
         heard: Callable[[int, float], None] | None = None,
         grammar: Grammar | None = None,
     ) -> Step:
-        tokens, _ = await unblocked(messages, lambda: render(self.tokenizer, messages, prefix))
+        tokens, _ = await rendered(self.tokenizer, messages, prefix)
         room = self.context - len(tokens)
         if room < 1:
             raise ValueError(
@@ -226,7 +226,7 @@ class LocalEngine:
         return request.result
 
     async def _given(self, messages: Messages, steps: Sequence[Step], *, values: bool) -> Given:
-        tokens, spans = await unblocked(messages, lambda: render(self.tokenizer, messages, steps))
+        tokens, spans = await rendered(self.tokenizer, messages, steps)
         if len(tokens) > self.context:
             raise ValueError(f"the thought takes {len(tokens)} tokens and {self._name} holds {self.context}; cut it")
         return Given(tokens, spans, values)
