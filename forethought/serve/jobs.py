@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forethought.types import Message, Messages
+from forethought.types import Messages
 
 LIVE = ("queued", "in_progress")
 """Of a job that is not at its end."""
@@ -140,6 +140,6 @@ class Jobs:
 
 
 def _job(row: sqlite3.Row) -> Job:
-    messages = tuple(Message(role=m["role"], content=m["content"]) for m in json.loads(row["messages"]))
+    messages: Messages = tuple(json.loads(row["messages"]))
     told = {name: row[name] for name in ("id", "owner", "status", "attempts", "lost")}
     return Job(**told, request=json.loads(row["request"]), messages=messages, response=json.loads(row["response"]))

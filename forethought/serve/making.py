@@ -77,6 +77,15 @@ class Making:
         self._tell = tell
         self._emit("response.created", response=self.response("in_progress"))
         self._emit("response.in_progress", response=self.response("in_progress"))
+        try:
+            return await self._made(spend)
+        except ApiError as error:
+            self.error = error
+            made = self.failed(error)
+            self._emit("response.failed", response=made)
+            return made
+
+    async def _made(self, spend: Callable[[int], None] | None) -> dict[str, Any]:
         narrator = self._narrator()
 
         def hear(heard: Event) -> None:
@@ -100,11 +109,6 @@ class Making:
         try:
             drawn = narrator.drawn if narrator else None
             answer = await self.house.answer(self.ask, self.model, self.search, hear, pause, drawn)
-        except ApiError as error:
-            self.error = error
-            made = self.failed(error)
-            self._emit("response.failed", response=made)
-            return made
         finally:
             if narrator is not None:
                 await narrator.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 from forethought.serve.watch import Said
@@ -94,8 +95,8 @@ class Telling:
         return self._shown.stopped
 
     def heard(self, text: str, logprob: float) -> None:
-        """One more token."""
-        if text:
+        """One more token, or a piece whose log-probability is not a number."""
+        if text and not math.isnan(logprob):
             self._waiting.append((text, logprob))
         self._say(self._shown.feed(text))
 
