@@ -270,8 +270,11 @@ class LocalEngine:
             raise
         finally:
             LocalEngine._driving -= 1
-            # A round that is still at work must not find its rows gone.
-            COMPUTE.submit(int if LocalEngine._driving else hand_over).result()
+            if not LocalEngine._driving:
+                COMPUTE.submit(hand_over).result()
+            elif self._loop.busy:
+                # A round that is still at work must not find its rows gone; else another engine's keeps nobody waiting.
+                COMPUTE.submit(int).result()
             self._loop.forget()
             for request, (_, bill) in self._waiters.items():
                 bill.book(request.usage)
