@@ -338,7 +338,6 @@ def figures(config: Config, seen: Seen, watched: Watched, complaints: Sequence[s
     idle, loaded = percentile(seen.idle), percentile(seen.loaded)
     held = watched.held(config.seconds)
     growth = held[-1] / held[0]
-    own = [one for one in watched.blocked if one["cpu"] >= BLOCKED]
     return {
         "requests": dict(seen.requests),
         "errors": len(seen.errors) + len(complaints) + inside,
@@ -349,7 +348,8 @@ def figures(config: Config, seen: Seen, watched: Watched, complaints: Sequence[s
         "growth": growth,
         "longest_wait": watched.longest,
         "waits": len(watched.blocked),
-        "blocked": len(own),
+        "blocked": sum(one["process"] >= BLOCKED for one in watched.blocked),
+        "most_computed": max((one["process"] for one in watched.blocked), default=0.0),
         "goals": {
             "no error of ours": not (seen.errors or complaints or inside),
             "no settings mixed": not seen.mixed,
