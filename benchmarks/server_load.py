@@ -348,8 +348,7 @@ def figures(config: Config, seen: Seen, watched: Watched, complaints: Sequence[s
         "growth": growth,
         "longest_wait": watched.longest,
         "waits": len(watched.blocked),
-        "blocked": sum(one["process"] >= BLOCKED for one in watched.blocked),
-        "most_computed": max((one["process"] for one in watched.blocked), default=0.0),
+        "blocked": sum(one["cpu"] >= BLOCKED for one in watched.blocked),
         "goals": {
             "no error of ours": not (seen.errors or complaints or inside),
             "no settings mixed": not seen.mixed,

@@ -85,8 +85,7 @@ def test_no_request_that_the_schema_allows_or_nearly_allows_is_answered_with_a_5
 
 
 def _try(running: Running, cases: Any, answered: Counter[tuple[str, int]], sensible: bool) -> None:
-    """Ask with the cases that are drawn; sensible ones name the model that there is, and few parameters beside what they
-    must."""
+    """Ask with the cases that are drawn; sensible ones name the model that there is, and few parameters."""
 
     @settings(max_examples=25, deadline=None, derandomize=True, database=None, phases=[Phase.generate],
               suppress_health_check=list(HealthCheck))  # fmt: skip
