@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv$(patsubst %,-%,$(filter-out python3,$(notdir $(PYTHON))))
 WORKERS ?= 2
 ARGS ?=
-BENCH ?= sampling grpo_vs_trl tree_training beam_prm search_vs_peers sandbox
+BENCH ?= sampling grpo_vs_trl tree_training beam_prm search_vs_peers sandbox server_load
 
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --constraint constraints.txt --editable

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -98,6 +102,26 @@ def server(
         client.close()
         runner.should_exit = True
         thread.join(30)
+
+
+@contextmanager
+def process(*words: str, **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """`forethought serve` with these words in a process of its own, and its address; killed at the end."""
+    command = [sys.executable, "-c", "from forethought.cli import main; main()", "serve", "--port", "0", *words]
+    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
+    assert child.stderr is not None
+    said, found = [], None
+    try:
+        for line in child.stderr:
+            said.append(line)
+            if found := re.search(r"http://[\d.]+:\d+", line.partition("running on")[2]):
+                threading.Thread(target=child.stderr.read, daemon=True).start()  # or it would block on a full pipe
+                break
+        assert found, "".join(said)
+        yield child, found[0]
+    finally:
+        child.kill()
+        child.wait()
 
 
 def wait(until: Callable[[], object], otherwise: str, seconds: float = 60.0) -> None:

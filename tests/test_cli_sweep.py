@@ -70,6 +70,26 @@ def test_sweep_measures_keeps_and_reports(cli: Cli, monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.usefixtures("pageless")
+def test_a_sweeps_thoughts_may_call_tools(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    def calling(messages: Messages, prefix: tuple[Step, ...], sampling: Sampling, call: int) -> Reply:
+        written = "".join(step.text for step in prefix)
+        sums = messages[-1]["content"].partition("=")[0].strip()
+        given = re.search(r"<output>(-?\d+)</output>", written)
+        return f"</think>\\boxed{{{given[1]}}}" if given else f"<think><calc>{sums}</calc>"
+
+    scripted(monkeypatch, calling)
+    said = swept(cli, "--tools", "calculator", "--search", "majority,revise", "--out", "run")
+    assert said.status == 0
+    traces = list(open_store("run/store").traces(run="bank"))
+    assert len(traces) == 6 * 8
+    assert {tuple(step.action for step in trace.steps)[:2] for trace in traces} == {("tool", "observe")}
+    assert all(trace.reward == 1 for trace in traces)
+    assert all(row["right"] for row in kept("run"))
+    assert "no tool 'abacus'" in swept(cli, "--tools", "abacus", "--out", "other").error
+    assert not Path("other").exists()
+
+
+@pytest.mark.usefixtures("pageless")
 @pytest.mark.parametrize("call", [21, 60])
 def test_a_sweep_that_was_stopped_goes_on(cli: Cli, monkeypatch: pytest.MonkeyPatch, call: int) -> None:
     """Ctrl-C in the bank or among the searches, then `--resume`: the same numbers, and nothing drawn twice."""

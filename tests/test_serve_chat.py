@@ -318,18 +318,6 @@ def test_an_upstreams_refusal_is_told_and_its_key_is_not() -> None:
         assert "sk-secret" not in str(caught.value.body)
 
 
-def test_completions_are_an_upstreams(running: Running) -> None:
-    with pytest.raises(openai.NotFoundError, match="chat/completions"):
-        running.client.completions.create(model="small", prompt="2 + 2 =")
-    with Server() as behind:
-        behind.answer = lambda payload, number: {
-            "id": "x",
-            "choices": [{"index": 0, "text": " 4", "finish_reason": "stop"}],
-        }
-        with server(upstream(behind)) as there:
-            assert there.client.completions.create(model="small", prompt="2 + 2 =").choices[0].text == "4"
-
-
 def test_a_client_that_goes_away_ends_its_search() -> None:
     engine = Talking(thinker(), delay=30.0)
     with server(served(engine)) as there:

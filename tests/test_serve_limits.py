@@ -19,7 +19,7 @@ from forethought.serve.errors import ApiError
 from forethought.serve.limits import Caller, Gate, Keys, Rates
 from forethought.serve.models import Models, opened
 from forethought.serve.seal import Seal
-from forethought.serve.wire import CHAT, RESPONSES
+from forethought.serve.wire import CHAT, COMPLETIONS, RESPONSES
 
 ASKED: Any = [{"role": "user", "content": "2 + 2 = ?"}]
 KEY, OTHER = "sk-alice-0123456789", "sk-bob-0123456789"
@@ -218,6 +218,7 @@ def test_the_command_refuses_what_it_cannot_serve(tmp_path: Path) -> None:
         (["--model", "tiny", "--host", "0.0.0.0"], "file of keys"),
         (["--model", "tiny", "--search", "mcts"], "verifier's scores"),
         (["--config", str(tmp_path / "none.toml")], "cannot be read"),
+        (["--model", "tiny", "--tools", "abacus"], "no tool 'abacus'"),
     ):
         with pytest.raises(ValueError, match=named):
             serve(words)
@@ -230,7 +231,9 @@ def test_a_name_means_a_model_and_a_search() -> None:
     assert ServerConfig().host == "127.0.0.1"
 
 
-@pytest.mark.parametrize(("path", "fates"), [("/v1/chat/completions", CHAT), ("/v1/responses", RESPONSES)])
+@pytest.mark.parametrize(
+    ("path", "fates"), [("/v1/chat/completions", CHAT), ("/v1/responses", RESPONSES), ("/v1/completions", COMPLETIONS)]
+)
 def test_the_page_has_every_parameter(path: str, fates: dict[str, str]) -> None:
     page = (Path(__file__).parent.parent / "docs" / "serve.md").read_text()
     section = page.partition(f"### `POST {path}`")[2].partition("\n### ")[0]

@@ -193,7 +193,8 @@ def test_the_conversation_goes_on_and_the_instructions_do_not(tmp_path: Path) ->
     ("given", "code", "param"),
     [
         ({"input": []}, "invalid_value", "input"),
-        ({"input": [{"type": "function_call_output", "output": "4"}]}, "unsupported_value", "input[0]"),
+        ({"input": [{"type": "function_call_output", "call_id": "c", "output": "4"}]}, "unsupported_value", "input"),
+        ({"input": [{"type": "computer_call"}]}, "unsupported_value", "input[0]"),
         ({"tools": [{"type": "web_search"}]}, "unsupported_parameter", "tools"),
         ({"reasoning": {"effort": "huge"}}, "unsupported_value", "reasoning.effort"),
         ({"text": {"format": {"type": "json_object"}}}, "unsupported_value", "text.format"),

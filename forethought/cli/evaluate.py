@@ -20,7 +20,6 @@ from forethought.cli.model import (
     UNTRAINED,
     Instruct,
     check_judge,
-    instructed,
     instructs,
     is_untrained,
     judging,
@@ -44,7 +43,7 @@ from forethought.search.size import named, sized
 from forethought.search.tree import Growth
 from forethought.search.work import together
 from forethought.store import Store, open_store
-from forethought.thought.tools import Tools
+from forethought.thought.tools import Tools, instructed
 from forethought.types import Budget, Engine, Messages, Problem, Sampling, Trace, Tree
 from forethought.verify.verdict import Verify
 

@@ -13,9 +13,7 @@ from forethought.engines.http_body import Api
 from forethought.engines.models import resolve
 from forethought.engines.open import find, is_trained_here, open_engine
 from forethought.search.size import GUIDED, PARALLEL
-from forethought.thought.marks import INSTRUCTION, OFFERS
-from forethought.thought.tools import Tools
-from forethought.types import Engine, Message, Messages
+from forethought.types import Engine
 from forethought.verify.open import open_verifier
 from forethought.verify.verdict import Verify
 
@@ -75,14 +73,6 @@ def check_judge(search: str, verify: str) -> None:
 def instructs(model: str, instruct: Instruct) -> bool:
     """Is the model to be asked for a thought in our form? "auto": unless it is `tiny` or a recipe trained it."""
     return instruct == "yes" or (instruct == "auto" and not is_trained_here(model))
-
-
-def instructed(messages: Messages, tools: Tools | None = None) -> Messages:
-    """The conversation with the instruction after its last turn, the tools that may be called in it: not every chat
-    template takes a system turn."""
-    last = messages[-1]
-    told = " ".join((INSTRUCTION, *(OFFERS[name] for name in tools.called))) if tools else INSTRUCTION
-    return (*messages[:-1], Message(role=last["role"], content=f"{last['content']}\n\n{told}"))
 
 
 def is_untrained(model: str) -> bool:

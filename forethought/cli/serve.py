@@ -35,6 +35,8 @@ class Options:
     """How the models of --model search: majority, beam, mcts, ..."""
     verify: Annotated[str, tyro.conf.arg(metavar="VERIFIER", help_behavior_hint="(default: none)")] = ""
     """Who judges their thoughts."""
+    tools: Annotated[str, tyro.conf.arg(metavar="NAMES", help_behavior_hint="(default: none)")] = ""
+    """What their thoughts may call: python, calculator, or both with a comma."""
     host: Annotated[str | None, tyro.conf.arg(metavar="HOST", help_behavior_hint="(default: 127.0.0.1)")] = None
     """Where to listen; anything but the loopback needs --keys."""
     port: Annotated[int | None, tyro.conf.arg(metavar="N", help_behavior_hint="(default: 8000)")] = None
@@ -68,7 +70,9 @@ def serve(words: list[str]) -> int:
     config = replace(config, **{name: value for name, value in own.items() if value is not None})
     for model in asked.model:
         name, _, given = model.rpartition("=") if not model.startswith(("http://", "https://")) else ("", "", model)
-        models.append(ModelConfig(name or _called(given), given, search=asked.search, verify=asked.verify))
+        models.append(
+            ModelConfig(name or _called(given), given, search=asked.search, verify=asked.verify, tools=asked.tools)
+        )
     examples: tuple[str, ...] = ()
     if asked.demo:
         demo = shown()

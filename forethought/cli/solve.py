@@ -16,7 +16,6 @@ from forethought.cli.model import (
     UNTRAINED,
     Instruct,
     check_judge,
-    instructed,
     instructs,
     is_untrained,
     judging,
@@ -34,6 +33,7 @@ from forethought.search.mix import Search
 from forethought.search.size import named, sized
 from forethought.search.tree import finished
 from forethought.thought.marks import after_thought, thought_of
+from forethought.thought.tools import instructed
 from forethought.types import Budget, Sampling, Step, Tree, user
 from forethought.verify.vote import answer_of, vote
 

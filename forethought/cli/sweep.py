@@ -22,6 +22,7 @@ from forethought.cli.runs import again, config_of, resumed, typed
 from forethought.cli.terminal import say, tell
 from forethought.engines.open import described, public
 from forethought.problems import Task
+from forethought.problems.tools import open_tools
 from forethought.recipes.run import folder_of, write_config
 from forethought.scaling.bank import JUDGE, Drawn, banked, fill, prices
 from forethought.scaling.measure import gather
@@ -30,6 +31,7 @@ from forethought.scaling.sweep import Record, append, read, swept
 from forethought.scaling.words import counted
 from forethought.search.size import PARALLEL, named, sized
 from forethought.store import Store, open_store
+from forethought.thought.tools import Tools
 from forethought.types import Engine, Problem, Sampling
 from forethought.verify.verdict import Verify
 
@@ -54,6 +56,8 @@ class Config(Asked):
     """What to compare: best-of-n, majority, weighted, beam, mcts, revise, ..."""
     verify: Annotated[str, tyro.conf.arg(metavar="VERIFIER", help_behavior_hint="(default: none)")] = ""
     """Who judges thoughts: a trained one's folder, confidence, generative:MODEL, a URL, ..."""
+    tools: Annotated[str, tyro.conf.arg(metavar="NAMES", help_behavior_hint="(default: none)")] = ""
+    """What a thought may call: python, calculator, or both with a comma."""
     grid: Annotated[str, tyro.conf.arg(metavar="TOKENS,TOKENS,...")] = "256,512,1024,2048,4096"
     """Budgets a problem, the same for all searches."""
     seeds: Annotated[int, tyro.conf.arg(metavar="N")] = 3
@@ -88,14 +92,15 @@ def sweep(words: list[str]) -> int:
         raise ValueError(f"grid is {config.grid!r}; a search needs a budget of at least 1 token")
     for name in config.strategies:
         check_judge(name, config.verify)
-    config, task, problems, sampling = prepared(config)
+    tools = open_tools(config.tools)
+    config, task, problems, sampling = prepared(config, tools)
     if folder is None:
         folder = folder_of(RUN, config.out, None)
         config = replace(config, out=str(folder))
         write_config(folder, RUN, config, resume=False)
     if is_untrained(config.model):
         tell(UNTRAINED)
-    plan = _Plan(config, folder, task, problems, sampling, open_store(folder / "store"))
+    plan = _Plan(config, folder, task, problems, sampling, open_store(folder / "store"), tools)
     tell(_most(plan))
     try:
         asyncio.run(_draw(plan))
@@ -117,6 +122,7 @@ class _Plan:
     problems: Sequence[Problem]
     sampling: Sampling
     store: Store
+    tools: Tools | None
 
 
 async def _draw(plan: _Plan) -> None:
@@ -175,6 +181,7 @@ async def _fill(plan: _Plan, engine: Engine, verify: Verify | None) -> None:
         verify=verify,
         sampling=plan.sampling,
         concurrency=config.concurrency,
+        tools=plan.tools,
     )
     with (
         tqdm(
@@ -214,7 +221,9 @@ async def _search(plan: _Plan, engine: Engine, verify: Verify | None) -> None:
             records = swept(
                 todo,
                 engine,
-                partial(sized(name, budget, judged_price if verify else price), verify_tokens=dearest),
+                partial(
+                    sized(name, budget, judged_price if verify else price), verify_tokens=dearest, tools=plan.tools
+                ),
                 strategy=name,
                 budget=budget,
                 seed=seed,

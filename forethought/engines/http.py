@@ -10,13 +10,15 @@ import asyncio
 import difflib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Self
 
 from forethought.engines.http_body import PATHS, Api, body, dispensable, step_of
 from forethought.engines.http_score import FIELDS, by_position, by_text
+from forethought.engines.http_stream import Reader
 from forethought.engines.http_tokens import Prompts
 from forethought.engines.http_wire import HttpUsage, Refused, Unavailable, Wire, reported, shares
 from forethought.engines.usage import Bill, Usage
@@ -25,6 +27,7 @@ from forethought.types import Messages, Sampling, Step
 
 MOST = 128
 """Most samples in one request: OpenAI's own limit."""
+STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 
 logger = logging.getLogger(__name__)
 
@@ -153,11 +156,7 @@ class HttpEngine:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Step] = loop.create_future()
-        if self.api == "tokens":
-            steps = tuple(Step(step.text, step.tokens) for step in prefix)
-        else:
-            steps = (Step("".join(step.text for step in prefix)),)
-        ask = _Ask(json.dumps(messages, sort_keys=True), steps, replace(sampling, seed=None))
+        ask = self._ask(messages, prefix, replace(sampling, seed=None))
         if (loop, ask) not in self._pending:
             self._pending[loop, ask] = []
             loop.call_soon(self._leave, loop, messages, ask)
@@ -167,6 +166,41 @@ class HttpEngine:
             return await future
         finally:
             bill.book(self._costs.pop(future, Usage()))
+
+    async def stream(
+        self,
+        messages: Messages,
+        prefix: Sequence[Step],
+        sampling: Sampling,
+        heard: Callable[[str, float], None],
+        schema: str | None = None,
+    ) -> Step:
+        """As `sample`, in a request of its own; each piece is told as it comes, token by token with log-probabilities
+        where the server tells both at this temperature, else with not-a-number; a server that streams nothing is heard
+        at the end. Raises ValueError for a `schema`: a request that has one is handed to the server as it is.
+        """
+        if schema is not None:
+            raise ValueError("this engine holds no answer to a schema; ask the server itself")
+        ask = self._ask(messages, prefix, sampling)
+        before = "".join(step.text for step in prefix)
+        reader = Reader(self.api, before, heard, tells=sampling.temperature in (0, 1))
+        bill = Bill.open()
+        try:
+            choices, usage = await self._choices(messages, ask, 1, reader)
+        except Unavailable as gone:
+            return Step(text=str(gone), stop="error", sampled=False)
+        step = step_of(choices[0], self.api, before, sampling, self._shows_stop)
+        bill.book(shares(usage, [step])[0])
+        if not reader.begun and step.stop != "error":
+            heard(step.text, math.nan)
+        return step
+
+    def _ask(self, messages: Messages, prefix: Sequence[Step], sampling: Sampling) -> _Ask:
+        if self.api == "tokens":
+            steps = tuple(Step(step.text, step.tokens) for step in prefix)
+        else:
+            steps = (Step("".join(step.text for step in prefix)),)
+        return _Ask(json.dumps(messages, sort_keys=True), steps, sampling)
 
     async def logprobs(self, messages: Messages, steps: Sequence[Step]) -> tuple[tuple[float, ...], ...]:
         """Log-probability, at temperature 1, of every token of every step.
@@ -264,17 +298,20 @@ class HttpEngine:
             for draw in rest:
                 self._start(loop, messages, ask, [draw])
 
-    async def _choices(self, messages: Messages, ask: _Ask, n: int) -> tuple[list[Any], HttpUsage]:
+    async def _choices(
+        self, messages: Messages, ask: _Ask, n: int, reader: Reader | None = None
+    ) -> tuple[list[Any], HttpUsage]:
         """The server's choices, at most `n`, and their cost; fields that it refuses are left out and, if that helped,
         remembered."""
+        extra = self._extra if reader is None else self._extra | STREAM
         lacks, prefix = self.lacks, "".join(step.text for step in ask.prefix)
         ids, _ = await self._render(messages, ask.prefix)
         while True:
             # A list that is shorter than `n` is the caller's to complete: so is one of 1, where `n` was refused.
             want, wanted = 1 if "n" in lacks else n, self._want_logprobs
-            payload = body(self.api, self.name, messages, prefix, ask.sampling, want, lacks, wanted, self._extra, ids)
+            payload = body(self.api, self.name, messages, prefix, ask.sampling, want, lacks, wanted, extra, ids)
             try:
-                data = await self._wire.post(self.url + PATHS[self.api], payload)
+                data = await self._wire.post(self.url + PATHS[self.api], payload, reader=reader)
             except Refused as refused:
                 fewer = dispensable(payload, refused.message, self._extra) if refused.status in (400, 422) else None
                 if not fewer:

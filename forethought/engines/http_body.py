@@ -80,7 +80,8 @@ def dispensable(payload: Mapping[str, Any], message: str, extra: Mapping[str, An
     """
     if re.search(r"context (length|window|size)", message, re.IGNORECASE):
         return frozenset()
-    fields = [name for name in ("n", *EXTENSIONS, "logprobs", "seed") if name in payload and name not in extra]
+    known = ("n", "stream_options", "stream", *EXTENSIONS, "logprobs", "seed")
+    fields = [name for name in known if name in payload and name not in extra]
     named = {name for name in fields if re.search(rf"(?<![\w'\\]){name}(?!\w)|'{name}'", message)}
     if "max_tokens" in payload and "max_completion_tokens" in message:
         named.add("max_tokens")
@@ -88,7 +89,7 @@ def dispensable(payload: Mapping[str, Any], message: str, extra: Mapping[str, An
         named.add("continue_final_message")
     if named:
         return frozenset(named)
-    for group in ({"n"}, set(EXTENSIONS), {"logprobs"}):
+    for group in ({"n"}, {"stream_options"}, set(EXTENSIONS), {"logprobs"}):
         if present := group & set(fields):
             return frozenset(present)
     return frozenset()

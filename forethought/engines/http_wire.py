@@ -22,6 +22,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 
+from forethought.engines.http_stream import Broken, Reader
 from forethought.engines.usage import Usage
 from forethought.types import Step
 
@@ -193,8 +194,12 @@ class Wire:
                 return json.loads(await answer.read()) if answer.status == 200 else None
         return None
 
-    async def post(self, url: str, payload: Mapping[str, Any], holds: str = "choices") -> dict[str, Any]:
+    async def post(
+        self, url: str, payload: Mapping[str, Any], holds: str = "choices", reader: Reader | None = None
+    ) -> dict[str, Any]:
         """The answer to `payload`: a JSON object that has `holds`, a list with something in it where it is `choices`.
+
+        A `reader` hears a streamed answer as it comes; once it has begun, the request is not repeated.
 
         Raises `Refused` on 3xx and 4xx, and `Unavailable` when 429, 5xx, a broken connection, a time-out or an answer
         that is no such object came every time, or the deadline passed. A connection is kept while waiting: a busy
@@ -208,14 +213,16 @@ class Wire:
                         if line.session.closed:
                             raise Unavailable(f"{url}: the engine was closed")
                         try:
-                            return await self._once(line.session, url, payload, holds)
-                        except (Unavailable, aiohttp.ClientError, TimeoutError) as error:
+                            return await self._once(line.session, url, payload, holds, reader)
+                        except (Unavailable, Broken, aiohttp.ClientError, TimeoutError) as error:
                             self.usage.failed += 1
                             reason = _words(error, self._timeout)
                             asked = error.wait if isinstance(error, Unavailable) else 0.0
                         except asyncio.CancelledError:
                             self.usage.failed += 1
                             raise
+                        if reader is not None and reader.begun:
+                            break
                         if attempt < self._retries:
                             # The jitter stands on top of what was asked for, or all would be back at one instant.
                             wait = min(self._backoff * 2**attempt, LONGEST_WAIT) * random.uniform(0.5, 1.0)
@@ -226,11 +233,19 @@ class Wire:
         raise Unavailable(f"{url}: {reason}{times}")
 
     async def _once(
-        self, session: aiohttp.ClientSession, url: str, payload: Mapping[str, Any], holds: str
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        payload: Mapping[str, Any],
+        holds: str,
+        reader: Reader | None = None,
     ) -> dict[str, Any]:
         self.usage.requests += 1
         async with session.post(url, json=payload, headers=self._headers, allow_redirects=False) as answer:
-            content = await answer.read()
+            if reader is None or answer.status != 200:
+                content = await answer.read()
+            elif not (content := await reader.read(answer.content.iter_any())) and reader.begun:
+                return reader.data()
         status, text = answer.status, content.decode(errors="replace")
         if status in (408, 409, 425, 429) or status >= 500:
             raise Unavailable(f"status {status}: {_message(text)}", _retry_after(answer.headers))

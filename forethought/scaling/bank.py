@@ -23,6 +23,7 @@ from forethought.search.seeds import derive
 from forethought.search.size import Parallel
 from forethought.search.tree import finished
 from forethought.search.work import together
+from forethought.thought.tools import Tools
 from forethought.types import Budget, Engine, Messages, Problem, Sampling, Step, Trace, Tree, Verdict
 from forethought.verify.verdict import Verify
 from forethought.verify.vote import answer_of
@@ -62,6 +63,7 @@ async def fill(
     verify: Verify | None,
     sampling: Sampling,
     concurrency: int = 64,
+    tools: Tools | None = None,
 ) -> AsyncGenerator[tuple[list[Trace], int]]:
     """n thoughts of each problem, graded, each finished one with the verdict of `verify` as `JUDGE`; and how many
     tokens the problem's prompt has, 0 where the engine does not tell.
@@ -77,7 +79,7 @@ async def fill(
         messages: Messages, engine: Engine, *, budget: Budget, verify: Verify | None, sampling: Sampling
     ) -> Tree:
         prompted = _Prompted(engine)
-        tree = await best_of_n(messages, prompted, budget=budget, sampling=sampling, n=n)
+        tree = await best_of_n(messages, prompted, budget=budget, sampling=sampling, n=n, tools=tools)
         leaves = [leaf for leaf in tree.leaves() if verify and finished(tree.steps(leaf)[-1])]
 
         async def judged(leaf: int) -> Verdict:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -14,17 +15,16 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from forethought import __version__
-from forethought.serve import chat, responses
+from forethought.serve import chat, completions, responses
 from forethought.serve.background import Background
 from forethought.serve.config import ModelConfig, ServerConfig
-from forethought.serve.errors import NO_MODEL, ApiError, unreadable
+from forethought.serve.errors import ApiError, unreadable
 from forethought.serve.house import House, house_of
 from forethought.serve.jobs import Jobs
 from forethought.serve.limits import Door, Gate, Keys
 from forethought.serve.metrics import Metrics
 from forethought.serve.models import Models, opened
 from forethought.serve.seal import Seal
-from forethought.serve.upstream import passed
 
 
 def create(
@@ -47,18 +47,21 @@ def create(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with _open(models) as there:
             gate = Gate(config.running, config.waiting)
-            jobs = Jobs(config.store) if config.store else None
+            jobs = _jobs(config)
             house = app.state.house = House(config, there, gate, Metrics(gate), Background(), seal, jobs)
+            gc.freeze()  # a pass of the collector over all that is loaded by now blocks everybody for 0.2 s
             try:
                 await responses.resume(house)
                 yield
             finally:
+                gc.unfreeze()
                 await house.background.stop()
                 if jobs is not None:
                     jobs.close()
 
     app = FastAPI(title="forethought", version=__version__, lifespan=lifespan)
     app.include_router(chat.router)
+    app.include_router(completions.router)
     app.include_router(responses.router)
     _plain_routes(app)
     for router in routers:
@@ -68,6 +71,10 @@ def create(
     app.add_middleware(Door, keys=keys, open_paths=open_paths, **limits)
     app.add_middleware(_Counted, state=app.state)
     return app
+
+
+def _jobs(config: ServerConfig) -> Jobs | None:
+    return Jobs(config.store, days=config.store_days, mib=config.store_mib) if config.store else None
 
 
 @asynccontextmanager
@@ -102,23 +109,6 @@ def _plain_routes(app: FastAPI) -> None:
         models = house_of(request).models
         models.find(name)
         return models.card(name)
-
-    @app.post("/v1/completions")
-    async def completions(request: Request) -> Response:
-        """A bare text gone on with, by the server that the model is on; a chat model here has no use for it."""
-        house = house_of(request)
-        try:
-            body = await request.json()
-        except ValueError:
-            raise ApiError(400, "The body is not valid JSON.", code="invalid_json") from None
-        name = body.get("model") if isinstance(body, dict) else None
-        if not isinstance(name, str):
-            raise ApiError(400, "model: Field required.", code="missing_required_parameter", param="model")
-        model, _ = house.models.find(name)
-        if model.upstream is None:
-            message = f"`{name}` answers conversations; use /v1/chat/completions."
-            raise ApiError(404, message, code=NO_MODEL, param="model")
-        return await passed(house, model, request, name, "/completions", {})
 
 
 def _error_handlers(app: FastAPI) -> None:

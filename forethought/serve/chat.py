@@ -19,7 +19,7 @@ from forethought.serve.stream import CLOSED, DONE, Emit, EventStream, event, whi
 from forethought.serve.think import Answer, Ask, check
 from forethought.serve.upstream import passed
 from forethought.serve.watch import Event, Grown, Said
-from forethought.serve.wire import CHAT, ChatMessage, ChatRequest, asks, extras, schema_of, text_of
+from forethought.serve.wire import CHAT, ChatMessage, ChatRequest, asks, extras, schema_of, stops_of, text_of
 from forethought.types import Message, Messages
 
 router = APIRouter()
@@ -77,9 +77,6 @@ def messages_of(messages: Sequence[ChatMessage]) -> Messages:
 
 def ask_of(body: ChatRequest) -> Ask:
     """What is asked, checked. Raises ApiError."""
-    stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
-    if len(stop) > 4 or not all(stop):
-        raise wrong("stop", "Give up to 4 strings, none of them empty.")
     if (body.n or 1) > 1 and body.temperature == 0:
         raise wrong("n", "At temperature 0 all choices are the same; give n=1 or a temperature above 0.")
     schema = schema_of(body.response_format, "response_format")
@@ -90,7 +87,7 @@ def ask_of(body: ChatRequest) -> Ask:
         temperature=1.0 if body.temperature is None else body.temperature,
         top_p=1.0 if body.top_p is None else body.top_p,
         seed=body.seed,
-        stop=stop,
+        stop=stops_of(body.stop),
         schema=None if schema is None else json.dumps(schema),
     )
 

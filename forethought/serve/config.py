@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_type_hints
 
 from forethought.engines.http_body import Api
+from forethought.problems.tools import open_tools
 from forethought.search.size import GUIDED, PARALLEL, named
 
 EFFORTS = {"none": 0, "low": 256, "medium": 1024, "high": 4096}
@@ -45,6 +46,8 @@ class ModelConfig:
     """Who judges thoughts."""
     verify_tokens: int = 0
     """The most that one verdict computes, kept free for it."""
+    tools: str = ""
+    """What a thought may call: python, calculator, or both with a comma."""
     allocation: str = ""
     """The file that effort `auto` goes by."""
     effort: str = "medium"
@@ -87,6 +90,7 @@ class ModelConfig:
             raise ValueError(f"{at}: thought_tokens and answer_tokens are at least 1, verify_tokens at least 0")
         if self.api and self.api not in get_args(Api):
             raise ValueError(f"{at}: api is {self.api!r}; it is one of {', '.join(get_args(Api))}")
+        open_tools(self.tools)  # refuses what is not there
         if self.search and not self.runs(self.search):
             raise ValueError(f"{at}: {self.search} goes by a verifier's scores, and there is none: give verify")
 
@@ -111,6 +115,10 @@ class ServerConfig:
     """The SQLite file of stored responses and background jobs; without it there are none."""
     runs: str = ""
     """The folder of runs (or a run, or a store) that the operator's pages show; without it they show none."""
+    store_days: float = 30.0
+    """How long a response is kept once it has ended; 0 is for ever."""
+    store_mib: int = 1024
+    """Most that the store takes; the oldest make way. 0 is no limit."""
     running: int = 8
     """Requests that are worked on together."""
     waiting: int = 64
@@ -125,8 +133,11 @@ class ServerConfig:
         for name in ("running", "body_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it is at least 1")
-        if self.waiting < 0 or self.requests_per_minute < 0 or not self.heartbeat > 0:
-            raise ValueError("waiting and requests_per_minute are 0 or more, heartbeat above 0")
+        for name in ("waiting", "requests_per_minute", "store_days", "store_mib"):
+            if not getattr(self, name) >= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; it is 0 or more")
+        if not self.heartbeat > 0:
+            raise ValueError(f"heartbeat is {self.heartbeat}; it is above 0")
         if self.host not in LOOPBACK and not self.keys:
             raise ValueError(f"host is {self.host}, which others can reach, and anybody could use the server: give a "
                              "file of keys")  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from starlette.requests import Request
@@ -43,8 +43,12 @@ class House:
         drawn: Callable[[str], None] | None = None,
     ) -> Answer:
         """`think.answer`, counted."""
+        return await self.booked(model, answer(ask, model, search, hear, pause, drawn))
+
+    async def booked(self, model: Served, work: Awaitable[Answer]) -> Answer:
+        """What `work` answers, counted."""
         began = time.monotonic()
-        made = await answer(ask, model, search, hear, pause, drawn)
+        made = await work
         self.metrics.book(model.config.name, made)
         self.metrics.seconds.labels(model.config.name).observe(time.monotonic() - began)
         return made

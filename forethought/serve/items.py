@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from forethought.serve.calls import CALLS, add_call
 from forethought.serve.errors import wrong
 from forethought.serve.think import Answer
 from forethought.serve.wire import ResponsesRequest, text_of
@@ -20,7 +21,8 @@ def conversation(
 ) -> tuple[Messages, str]:
     """The conversation that `input` asks to go on with, and the unfinished thought that it ends in (or `""`).
 
-    A sealed thought goes back into the turn of the assistant that follows it. Raises ApiError for what is not text.
+    A sealed thought goes back into the turn of the assistant that follows it; calls of functions and what they gave are
+    turns as the chat API has them (`calls.foreign`). Raises ApiError for what is neither.
     """
     turns = list(earlier)
     if instructions:
@@ -32,6 +34,10 @@ def conversation(
         if kind == "reasoning":
             sealed = item.get("encrypted_content")
             thought = unseal(sealed) if isinstance(sealed, str) else ""
+            continue
+        if kind in CALLS:
+            thought = ""
+            add_call(turns, item, at)
             continue
         role = ROLES.get(str(item.get("role")))
         if kind != "message" or role is None:

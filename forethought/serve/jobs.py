@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from forethought.types import Message, Messages
+from forethought.types import Messages
 
 LIVE = ("queued", "in_progress")
 """Of a job that is not at its end."""
@@ -22,6 +22,10 @@ CREATE TABLE IF NOT EXISTS responses (
     request TEXT NOT NULL, messages TEXT NOT NULL, response TEXT NOT NULL,
     attempts INTEGER NOT NULL DEFAULT 0, spent INTEGER NOT NULL DEFAULT 0, lost INTEGER NOT NULL DEFAULT 0
 )"""
+_OLDEST = "CREATE INDEX IF NOT EXISTS responses_created ON responses (created)"
+_ENDED = "status NOT IN ('queued','in_progress')"
+_FEW = 16
+"""Responses that make way at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +46,22 @@ class Job:
 
 
 class Jobs:
-    """Every method is one short transaction (write-ahead log), made on the event loop."""
+    """Every method is one short transaction (write-ahead log), made on the event loop.
 
-    def __init__(self, path: str | Path) -> None:
+    A response that has ended is kept for `days`, and the oldest make way where all together take more than `mib`; 0 is
+    no limit. The file does not shrink: what has become free in it is used again.
+    """
+
+    def __init__(self, path: str | Path, *, days: float = 0, mib: int = 0) -> None:
+        self._days, self._mib = days, mib
         try:
             Path(path).expanduser().parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(Path(path).expanduser(), isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
+            # What was committed outlives the process, not the machine's power: waiting for the disk blocks everybody.
+            self._db.execute("PRAGMA synchronous=NORMAL")
             self._db.execute(_TABLE)
+            self._db.execute(_OLDEST)
         except (sqlite3.Error, OSError) as error:
             raise ValueError(f"{path} cannot be used to store responses: {error}") from None
         self._db.row_factory = sqlite3.Row
@@ -59,7 +71,7 @@ class Jobs:
         self._db.close()
 
     def add(self, owner: str, request: dict[str, Any], messages: Messages, response: dict[str, Any]) -> None:
-        """Keep a response, at whatever point it is."""
+        """Keep a response, at whatever point it is; what is too old or too much goes."""
         self._db.execute(
             "INSERT INTO responses (id, owner, created, status, request, messages, response) VALUES (?,?,?,?,?,?,?)",
             (
@@ -72,6 +84,24 @@ class Jobs:
                 json.dumps(response),
             ),
         )
+        self._trim()
+
+    def _trim(self) -> None:
+        if self._days:
+            past = time.time() - 86400 * self._days
+            self._db.execute(f"DELETE FROM responses WHERE created<? AND {_ENDED}", (past,))
+        while self._mib and self._taken() > self._mib << 20:
+            oldest = f"SELECT id FROM responses WHERE {_ENDED} ORDER BY created LIMIT {_FEW}"
+            if not self._db.execute(f"DELETE FROM responses WHERE id IN ({oldest})").rowcount:
+                return
+
+    def _taken(self) -> int:
+        """Bytes of the file that hold something."""
+        size, pages, free = (
+            int(self._db.execute(f"PRAGMA {name}").fetchone()[0])
+            for name in ("page_size", "page_count", "freelist_count")
+        )
+        return size * (pages - free)
 
     def get(self, id_: str, owner: str) -> Job | None:
         """The response of this name, if it is this owner's."""
@@ -110,6 +140,6 @@ class Jobs:
 
 
 def _job(row: sqlite3.Row) -> Job:
-    messages = tuple(Message(role=m["role"], content=m["content"]) for m in json.loads(row["messages"]))
+    messages: Messages = tuple(json.loads(row["messages"]))
     told = {name: row[name] for name in ("id", "owner", "status", "attempts", "lost")}
     return Job(**told, request=json.loads(row["request"]), messages=messages, response=json.loads(row["response"]))

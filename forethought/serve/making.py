@@ -21,8 +21,6 @@ Tell = Callable[[dict[str, Any]], None]
 """Takes one event."""
 GROWN, SCORED, CHOSEN = (f"forethought.search.{word}" for word in ("grown", "scored", "chosen"))
 """The types of the events that OpenAI's API does not have."""
-SPEND_EVERY = 1.0
-"""Seconds between two notes of what a background job has spent."""
 
 
 def _nobody(told: dict[str, Any]) -> None:
@@ -75,23 +73,29 @@ class Making:
         return f"thinking: {self._grown.node} steps, {self._grown.tokens} tokens" if self._grown else "waiting"
 
     async def make(self, tell: Tell = _nobody, spend: Callable[[int], None] | None = None) -> dict[str, Any]:
-        """The response at its end. `tell` hears every event, `spend` now and then the tokens drawn so far."""
+        """The response at its end. `tell` hears every event, `spend` after each step the tokens drawn so far."""
         self._tell = tell
         self._emit("response.created", response=self.response("in_progress"))
         self._emit("response.in_progress", response=self.response("in_progress"))
+        try:
+            return await self._made(spend)
+        except ApiError as error:
+            self.error = error
+            made = self.failed(error)
+            self._emit("response.failed", response=made)
+            return made
+
+    async def _made(self, spend: Callable[[int], None] | None) -> dict[str, Any]:
         narrator = self._narrator()
-        noted = time.monotonic()
 
         def hear(heard: Event) -> None:
-            nonlocal noted
             if isinstance(heard, Grown):
                 self._grown = heard
                 told = asdict(heard)
                 if not self.model.config.show_thoughts:
                     del told["text"]
                 self._emit(GROWN, **told)
-                if spend is not None and time.monotonic() - noted >= SPEND_EVERY:
-                    noted = time.monotonic()
+                if spend is not None:
                     spend(heard.tokens)
             elif isinstance(heard, Scored):
                 self._emit(SCORED, **asdict(heard))
@@ -112,11 +116,6 @@ class Making:
         try:
             drawn = narrator.drawn if narrator else None
             answer = await self.house.answer(self.ask, self.model, self.search, hear, pause, drawn)
-        except ApiError as error:
-            self.error = error
-            made = self.failed(error)
-            self._emit("response.failed", response=made)
-            return made
         finally:
             if narrator is not None:
                 await narrator.stop()

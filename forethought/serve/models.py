@@ -12,13 +12,15 @@ from typing import Any
 
 from forethought.engines.http import HttpEngine
 from forethought.engines.open import KEY, find, is_trained_here, open_engine
+from forethought.problems.tools import open_tools
 from forethought.search.allocate import Allocation, load
 from forethought.search.size import NAMES
 from forethought.serve.config import ModelConfig
 from forethought.serve.errors import NO_MODEL, ApiError
-from forethought.thought.marks import INSTRUCTION, OPEN
-from forethought.thought.tokens import Tokenizer, prompt_tokens
-from forethought.types import Engine, Message, Messages
+from forethought.thought.marks import OPEN
+from forethought.thought.tokens import Tokenizer, rendered
+from forethought.thought.tools import Tools, instructed
+from forethought.types import Engine, Messages, Step
 from forethought.verify.open import open_verifier
 from forethought.verify.verdict import Verify
 
@@ -34,6 +36,8 @@ class Served:
     engine: Engine
     judge: Verify | None = None
     plan: Allocation | None = None
+    tools: Tools | None = None
+    """What its thoughts may call."""
     trained: bool = False
     """Does it think by itself, without being asked to?"""
     key: str | None = field(default=None, repr=False)
@@ -49,10 +53,11 @@ class Served:
         """Longest prompt and text together, in tokens; `None` where it is not known."""
         return getattr(self.engine, "context", None)
 
-    def prompt(self, messages: Messages) -> tuple[int, ...] | None:
-        """The conversation's tokens; `None` where the engine does not tell."""
+    async def prompt(self, messages: Messages, text: str = "") -> tuple[int, ...] | None:
+        """The tokens of the conversation, and of `text` behind it; `None` where the engine does not tell."""
         tokenizer: Tokenizer | None = getattr(self.engine, "tokenizer", None)
-        return None if tokenizer is None else prompt_tokens(tokenizer, messages)
+        steps = (Step(text, sampled=False),) if text else ()
+        return None if tokenizer is None else (await rendered(tokenizer, messages, steps))[0]
 
     def opens(self, prompt: Sequence[int] | None) -> bool:
         """Does the model's text begin inside a thought that the chat template has opened?"""
@@ -65,8 +70,7 @@ class Served:
         """The conversation with the request to think, for a model that would not by itself."""
         if self.config.instruct == "no" or (self.config.instruct == "auto" and self.trained):
             return messages
-        last = messages[-1]
-        return (*messages[:-1], Message(role=last["role"], content=f"{last['content']}\n\n{INSTRUCTION}"))
+        return instructed(messages, self.tools)
 
 
 class Models:
@@ -148,4 +152,4 @@ async def _served(config: ModelConfig, engine: Engine, key: str | None, stack: A
         same = not folder.is_dir() or Path(find(str(folder)).value) == Path(find(config.model).value)
         judge = open_verifier(spec, engine if same else None, dtype=config.dtype)
         stack.push_async_callback(judge.close)
-    return Served(config, engine, judge, plan, is_trained_here(config.model), key)
+    return Served(config, engine, judge, plan, open_tools(config.tools), is_trained_here(config.model), key)

@@ -9,7 +9,9 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from forethought.serve.calls import foreign
 from forethought.serve.errors import ApiError, wrong
+from forethought.serve.handed import Handed
 from forethought.serve.house import House, caller_of, house_of, new_id
 from forethought.serve.items import conversation
 from forethought.serve.jobs import ATTEMPTS, LIVE, Job
@@ -115,7 +117,7 @@ def _keep(house: House, owner: str, making: Making, made: dict[str, Any]) -> Non
 async def _making(house: House, owner: str, body: ResponsesRequest, id_: str) -> tuple[Making, list[str]]:
     """The request, checked and ready to be worked on, and the parameters that are ignored. Raises ApiError."""
     model, search = house.models.find(body.model)
-    ignored, _ = extras(body, RESPONSES, upstream=False)
+    ignored, asked = extras(body, RESPONSES, upstream=model.upstream is not None)
     if (body.store or body.background or body.previous_response_id) and house.jobs is None:
         name = next(name for name in ("background", "previous_response_id", "store") if getattr(body, name))
         raise wrong(name, f"This server stores no responses, which `{name}` needs.", "unsupported_parameter")
@@ -151,6 +153,13 @@ async def _making(house: House, owner: str, body: ResponsesRequest, id_: str) ->
         schema=None if schema is None else json.dumps(schema),
         before=before,
     )
+    called = foreign(messages)
+    if called and model.upstream is None:
+        raise wrong("input", "Calls of functions need a model that is on a server of its own.", "unsupported_value")
+    if body.store is None:
+        body = body.model_copy(update={"store": house.jobs is not None})
+    if model.upstream is not None and (asked or called or schema is not None):
+        return Handed(house, model, search, body, ask, id_, None), ignored
     try:
         await check(ask, model, search)
     except ApiError as error:
@@ -163,8 +172,6 @@ async def _making(house: House, owner: str, body: ResponsesRequest, id_: str) ->
         def sealer(thought: str) -> str:
             return seal.close(thought, caller=owner, model=model.config.name)
 
-    if body.store is None:
-        body = body.model_copy(update={"store": house.jobs is not None})
     return Making(house, model, search, body, ask, id_, sealer), ignored
 
 

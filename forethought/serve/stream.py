@@ -99,10 +99,14 @@ class EventStream(Response):
             self._leave()
 
     async def _next(self, queue: asyncio.Queue[str | None]) -> str | None:
-        """What is to be sent next, a comment where nothing came for so long; `None` at the end."""
+        """All that is to be sent now, a comment where nothing came for so long; `None` at the end."""
         try:
             async with asyncio.timeout(self._beat):
-                piece = await queue.get()
+                pieces = [await queue.get()]
         except TimeoutError:
             return f": {self._pulse() or 'waiting'}\n\n"
-        return piece
+        while pieces[-1] is not None and not queue.empty():
+            pieces.append(queue.get_nowait())
+        if pieces[-1] is None and len(pieces) > 1:
+            queue.put_nowait(pieces.pop())
+        return None if pieces[0] is None else "".join(map(str, pieces))

@@ -138,7 +138,8 @@ class Narrator:
     async def _sentence(self, stretch: str) -> None:
         said = await self._asked(stretch) if self.engine is not None else ""
         number, self._said = self._said, self._said + 1
-        if not said or leaks(said, "\n".join(self._hidden), self.known):
+        # In a thread: a long conversation is read letter by letter.
+        if not said or await asyncio.to_thread(leaks, said, "\n".join(self._hidden), self.known):
             said = NEUTRAL[number % len(NEUTRAL)]
         self.tell(said)
 

@@ -17,7 +17,7 @@ from forethought.search.tree import finished
 from forethought.serve.config import AUTO
 from forethought.serve.errors import TOO_LONG, ApiError, failed, wrong
 from forethought.serve.models import Served
-from forethought.serve.spoken import Spoken, spoken
+from forethought.serve.spoken import Spoken, Telling, spoken
 from forethought.serve.watch import Hear, Said, Watched, nobody
 from forethought.thought.marks import CLOSE, OPEN, after_thought, thought_of
 from forethought.thought.steps import split
@@ -99,9 +99,9 @@ class Room:
     """Of a path, kept free for the answer."""
 
 
-def room_of(ask: Ask, model: Served, search: str) -> Room:
-    """What a request may draw. The context bounds each path; only where thoughts are drawn side by side, none behind
-    another, may they be more in all than it holds.
+def room_of(ask: Ask, model: Served, search: str, tokens: tuple[int, ...] | None) -> Room:
+    """What a request may draw, its prompt being `tokens`. The context bounds each path; only where thoughts are drawn
+    side by side, none behind another, may they be more in all than it holds.
 
     Of a limit that the request or the context sets, up to `answer_tokens`, but no more than half, is kept free for the
     answer.
@@ -120,7 +120,7 @@ def room_of(ask: Ask, model: Served, search: str) -> Room:
             "reasoning_effort", f"Effort is {effort!r}; this model has {', '.join(known)}.", "unsupported_value"
         )
     total = thinking + config.answer_tokens if ask.tokens is None else ask.tokens
-    tokens, path = model.prompt(model.asked(ask.messages)), None
+    path = None
     if tokens is not None and model.context is not None:
         prompt = len(tokens) + _length(model, ask.before)
         path = model.context - prompt - MARGIN
@@ -155,12 +155,12 @@ async def answer(
     Raises ApiError: the request cannot be met, or the engine failed.
     """
     messages = model.asked(ask.messages)
-    prompt = model.prompt(messages)
+    prompt = await model.prompt(messages)
     before = (Step(ask.before, sampled=False),) if ask.before else ()
     opens = model.opens(prompt) or bool(ask.before)
-    room = room_of(ask, model, search)
+    room = room_of(ask, model, search, prompt)
     if not room.thinking:
-        messages, prompt = ask.messages, model.prompt(ask.messages)
+        messages, prompt = ask.messages, await model.prompt(ask.messages)
     known = None if prompt is None else len(prompt)
     watched = Watched(model.engine, before, hear, drawn, known=known)
     request = _Request(ask, model, watched, opens, pause)
@@ -184,7 +184,7 @@ def _no_thought(model: Served, opens: bool) -> tuple[Step, ...]:
 
 async def check(ask: Ask, model: Served, search: str) -> None:
     """Refuse, before anything is computed, what cannot be answered. Raises ApiError."""
-    room = room_of(ask, model, search)
+    room = room_of(ask, model, search, await model.prompt(model.asked(ask.messages)))
     name = AUTO if (ask.effort or model.config.effort) == AUTO else search
     if room.thinking and ask.temperature == 0 and (name == AUTO or name in PARALLEL):
         message = f"At temperature 0, {name} draws the same thought again and again; give a temperature above 0."
@@ -232,6 +232,8 @@ class _Request:
             judge, self.watched.aloud = None, True
         elif judge is not None and config.verify_tokens:
             search = partial(search, verify_tokens=config.verify_tokens)
+        if self.model.tools is not None:
+            search = partial(search, tools=self.model.tools)
         budget = Budget(room.thinking, config.seconds)
         heeded = None if judge is None else self.watched.heeded(judge)
         tree = await search(messages, self.watched, budget=budget, verify=heeded, sampling=sampling)
@@ -286,34 +288,16 @@ class _Request:
         written = "".join(step.text for step in prefix)
         thought = thought_of(OPEN + written if self.opens and OPEN not in written else written)
         await self.pause(thought)
-        shown, pieces, waiting, told = (
-            Spoken(ask.stop),
-            list[str](),
-            list[tuple[str, float]](),
-            list[tuple[str, float]](),
-        )
-
-        def heard(text: str, logprob: float) -> None:
-            if text:
-                waiting.append((text, logprob))
-            say(shown.feed(text))
-
-        def say(piece: str) -> None:
-            if piece:
-                pieces.append(piece)
-                told.extend(waiting)
-                watched.hear(Said(piece, tuple(waiting)))
-                waiting.clear()
-
-        drawn, watched.answering = watched.sampled, True
+        telling, drawn = Telling(Spoken(ask.stop), watched.hear), watched.sampled
+        watched.answering = True
         sampling = Sampling(max(1, room), ask.temperature, ask.top_p, ask.stop, derive(ask.seed, "answer"))
-        step = await watched.speak(messages, prefix, sampling, heard, ask.schema)
+        step = await watched.speak(messages, prefix, sampling, telling.heard, ask.schema)
         if step.stop == "error":
             raise failed()
-        say(shown.end())
-        cut = not finished(step) and not shown.stopped
-        tokens = tuple(told) if step.logprobs and hasattr(self.model.engine, "stream") else ()
-        return "".join(pieces), cut, tokens, thought, watched.sampled - drawn
+        telling.end()
+        cut = not finished(step) and not telling.stopped
+        tokens = tuple(telling.tokens) if step.logprobs and hasattr(self.model.engine, "stream") else ()
+        return telling.text, cut, tokens, thought, watched.sampled - drawn
 
     def _parted(self, steps: tuple[Step, ...]) -> tuple[tuple[Step, ...], tuple[Step, ...]]:
         """The steps up to the end of the thought, and those of the answer."""

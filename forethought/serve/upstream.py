@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 import httpx
@@ -28,20 +28,19 @@ async def passed(
     house: House, model: Served, request: Request, name: str, path: str, headers: Mapping[str, str]
 ) -> Response:
     """The upstream's answer to the body of `request`, under the name that the client knows. Raises ApiError."""
-    engine = model.upstream
-    assert engine is not None
-    body = {**json.loads(await request.body()), "model": engine.name}
+    body = json.loads(await request.body())
     if body.get("reasoning_effort") in OURS:
         del body["reasoning_effort"]
-    key = {"authorization": f"Bearer {model.key}"} if model.key else {}
-    hand = _Hand(engine.url + path, body, key, name, model.config.show_thoughts, model.config.opens_thought)
+    hand = Hand(model, path, body, name)
     ticket = house.gate.ticket()
     if body.get("stream"):
 
         async def stream(emit: Emit) -> None:
             try:
                 async with ticket:
-                    await hand.stream(emit)
+                    async for chunk in hand.chunks():
+                        emit(event(chunk))
+                    emit(DONE)
             except ApiError as error:
                 emit(event({"error": error.body}))
 
@@ -58,17 +57,20 @@ async def passed(
     return CLOSED if told is None else JSONResponse(told, headers=dict(headers))
 
 
-class _Hand:
-    """One request on its way to the upstream and back."""
+class Hand:
+    """One request on its way to the upstream and back; `name` is what the client calls the model."""
 
-    def __init__(
-        self, url: str, body: dict[str, Any], headers: Mapping[str, str], name: str, shows: bool, opens: bool
-    ) -> None:
-        self.url, self.body, self.headers, self.name, self.shows, self.opens = url, body, headers, name, shows, opens
+    def __init__(self, model: Served, path: str, body: Mapping[str, Any], name: str) -> None:
+        engine = model.upstream
+        assert engine is not None
+        self.url, self.body, self.name = engine.url + path, {**body, "model": engine.name}, name
+        self.headers = {"authorization": f"Bearer {model.key}"} if model.key else {}
+        self.shows, self.opens = model.config.show_thoughts, model.config.opens_thought
         self.spoken: dict[int, Spoken] = {}
         """Of each choice, what may be shown of it."""
 
     async def reply(self) -> dict[str, Any]:
+        """The whole answer. Raises ApiError."""
         try:
             async with httpx.AsyncClient(timeout=TIMEOUT) as client:
                 answer = await client.post(self.url, json=self.body, headers=self.headers)
@@ -77,7 +79,8 @@ class _Hand:
         _check(answer.status_code, answer.content)
         return self.cleaned(_object(answer.content), last=True)
 
-    async def stream(self, emit: Emit) -> None:
+    async def chunks(self) -> AsyncGenerator[dict[str, Any]]:
+        """The answer in the upstream's own pieces. Raises ApiError."""
         try:
             async with (
                 httpx.AsyncClient(timeout=TIMEOUT) as client,
@@ -88,10 +91,9 @@ class _Hand:
                 async for line in answer.aiter_lines():
                     data = line.removeprefix("data:").strip()
                     if line.startswith("data:") and data != "[DONE]":
-                        emit(event(self.cleaned(_object(data.encode()))))
+                        yield self.cleaned(_object(data.encode()))
         except httpx.TransportError:
             raise failed() from None
-        emit(DONE)
 
     def cleaned(self, data: dict[str, Any], *, last: bool = False) -> dict[str, Any]:
         """An answer, or a chunk of one, without thoughts; `last`: nothing comes after it."""
@@ -105,7 +107,8 @@ class _Hand:
                 place.pop(field, None)
                 choice.pop(field, None)
             index, at = choice.get("index", 0), "text" if "text" in place else "content"
-            spoken = self.spoken.setdefault(index, Spoken(hidden=self.opens))
+            # A bare text begins with what the last one lacks: often a blank.
+            spoken = self.spoken.setdefault(index, Spoken(hidden=self.opens, bare=at == "text"))
             given = place.get(at)
             shown = spoken.feed(given) if isinstance(given, str) else ""
             if choice.get("finish_reason") or last:

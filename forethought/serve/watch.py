@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,8 @@ class Live(Protocol):
         heard: Callable[[str, float], None],
         schema: str | None = None,
     ) -> Step:
-        """As `Engine.sample`; `heard` gets the text that each token completes and its log-probability."""
+        """As `Engine.sample`; `heard` gets the text that each token completes and its log-probability, or a longer
+        piece and not-a-number."""
         ...
 
 
@@ -150,7 +152,7 @@ class Watched:
             return await self._counted(live, messages, prefix, sampling)
         step = await self._counted(self.engine.sample, messages, prefix, sampling)
         if step.stop != "error":
-            heard(step.text, sum(step.logprobs))
+            heard(step.text, math.nan)
         return step
 
     async def logprobs(self, messages: Messages, steps: Sequence[Step]) -> tuple[tuple[float, ...], ...]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from forethought.serve.errors import ApiError, wrong
 
@@ -51,6 +52,28 @@ CHAT: dict[str, Fate] = {
 }
 """Every parameter of /v1/chat/completions."""
 
+COMPLETIONS: dict[str, Fate] = {
+    "prompt": "supported",
+    "model": "supported",
+    "best_of": "upstream",
+    "echo": "supported",
+    "frequency_penalty": "upstream",
+    "logit_bias": "upstream",
+    "logprobs": "supported",
+    "max_tokens": "supported",
+    "n": "supported",
+    "presence_penalty": "upstream",
+    "seed": "supported",
+    "stop": "supported",
+    "stream": "supported",
+    "stream_options": "supported",
+    "suffix": "upstream",
+    "temperature": "supported",
+    "top_p": "supported",
+    "user": "ignored",
+}
+"""Every parameter of /v1/completions."""
+
 RESPONSES: dict[str, Fate] = {
     "input": "supported",
     "model": "supported",
@@ -61,7 +84,7 @@ RESPONSES: dict[str, Fate] = {
     "max_output_tokens": "supported",
     "max_tool_calls": "ignored",
     "metadata": "supported",
-    "parallel_tool_calls": "ignored",
+    "parallel_tool_calls": "upstream",
     "previous_response_id": "supported",
     "prompt": "refused",
     "prompt_cache_key": "ignored",
@@ -74,8 +97,8 @@ RESPONSES: dict[str, Fate] = {
     "stream_options": "ignored",
     "temperature": "supported",
     "text": "supported",
-    "tool_choice": "ignored",
-    "tools": "refused",
+    "tool_choice": "upstream",
+    "tools": "upstream",
     "top_logprobs": "refused",
     "top_p": "supported",
     "truncation": "refused",
@@ -84,6 +107,7 @@ RESPONSES: dict[str, Fate] = {
 """Every parameter of /v1/responses."""
 
 NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "best_of": (1,),
     "modalities": (["text"],),
     "tool_choice": ("none", "auto"),
     "truncation": ("disabled",),
@@ -102,6 +126,16 @@ class Request(BaseModel):
     temperature: float | None = Field(default=None, ge=0, le=2)
     top_p: float | None = Field(default=None, gt=0, le=1)
     stream: bool | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_text(cls, given: Any) -> Any:
+        """Python reads more as JSON than can be written: NaN, and `\\ud800`, half a character."""
+        try:
+            json.dumps(given, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError):
+            raise ValueError("holds NaN, Infinity, half of a surrogate pair, or too deep a nest") from None
+        return given
 
 
 class Options(BaseModel):
@@ -129,6 +163,19 @@ class ChatRequest(Request):
     n: int | None = Field(default=None, ge=1, le=128)
     reasoning_effort: str | None = None
     response_format: dict[str, Any] | None = None
+    seed: int | None = None
+    stop: str | list[str] | None = None
+    stream_options: Options | None = None
+
+
+class CompletionRequest(Request):
+    """The body of /v1/completions."""
+
+    prompt: str | list[Any]
+    echo: bool | None = None
+    logprobs: int | None = Field(default=None, ge=0, le=5)
+    max_tokens: int | None = Field(default=None, ge=1)
+    n: int | None = Field(default=None, ge=1, le=128)
     seed: int | None = None
     stop: str | list[str] | None = None
     stream_options: Options | None = None
@@ -192,6 +239,14 @@ def extras(request: Request, fates: Mapping[str, Fate], *, upstream: bool) -> tu
         else:
             raise wrong(name, f"`{name}` is not supported by this model.", "unsupported_parameter")
     return ignored, handed
+
+
+def stops_of(stop: str | list[str] | None) -> tuple[str, ...]:
+    """The strings that end an answer. Raises ApiError."""
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    if len(stops) > 4 or not all(stops):
+        raise wrong("stop", "Give up to 4 strings, none of them empty.")
+    return stops
 
 
 def text_of(content: Any, param: str) -> str:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from forethought.types import Messages, Step
+
+LONG = 10_000
+"""Characters from which on they are encoded in a thread: a million take a second."""
+_LONG = ThreadPoolExecutor(1, thread_name_prefix="forethought-encode")
+"""One at a time: a million characters take half a gigabyte while they are encoded."""
 
 
 class Tokenizer(Protocol):
@@ -29,8 +36,11 @@ def plain(messages: Messages) -> str:
 def prompt_tokens(tokenizer: Tokenizer, messages: Messages) -> tuple[int, ...]:
     """The conversation up to where the assistant begins to speak.
 
-    A model without a chat template gets their `plain` text.
+    A model without a chat template gets their `plain` text. Of no turns nothing is left but what the tokenizer begins
+    every text with: what follows is gone on with as it is.
     """
+    if not messages:
+        return tuple(tokenizer.encode("", add_special_tokens=True))
     if tokenizer.chat_template is None:
         return tuple(tokenizer.encode(plain(messages), add_special_tokens=True))
     text = tokenizer.apply_chat_template([dict(m) for m in messages], tokenize=False, add_generation_prompt=True)
@@ -53,6 +63,16 @@ def render(
         tokens += step_tokens(tokenizer, step)
         spans.append((start, len(tokens)))
     return tuple(tokens), spans
+
+
+async def rendered(
+    tokenizer: Tokenizer, messages: Messages, steps: Sequence[Step] = ()
+) -> tuple[tuple[int, ...], list[tuple[int, int]]]:
+    """As `render`; where there is much to encode, the event loop is left free."""
+    texts = [*(message["content"] for message in messages), *(step.text for step in steps if not step.tokens)]
+    if sum(map(len, texts)) < LONG:
+        return render(tokenizer, messages, steps)
+    return await asyncio.get_running_loop().run_in_executor(_LONG, render, tokenizer, messages, steps)
 
 
 def worked_step(tokenizer: Tokenizer, text: str) -> Step:

@@ -15,9 +15,9 @@ import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from forethought.thought.marks import BOXED, CALLS, CLOSE, OPEN, OUTPUT
+from forethought.thought.marks import BOXED, CALLS, CLOSE, INSTRUCTION, OFFERS, OPEN, OUTPUT
 from forethought.thought.tokens import Tokenizer, worked_step
-from forethought.types import Step
+from forethought.types import Message, Messages, Step
 
 Tool = Callable[[str], Awaitable[str]]
 """What stood between the marks -> what it gave, errors in words. An exception is a bug of the tool."""
@@ -73,6 +73,14 @@ class Tools:
         if len(given) > self.longest:
             given = f"{given[: self.longest]}... ({len(given) - self.longest} more characters)"
         return Step(f"{OUTPUT[0]}{given}{OUTPUT[1]}", stop="stop", action="observe", sampled=False)
+
+
+def instructed(messages: Messages, tools: Tools | None = None) -> Messages:
+    """The conversation with the instruction after its last turn, the tools that may be called in it: not every chat
+    template takes a system turn."""
+    last = messages[-1]
+    told = " ".join((INSTRUCTION, *(OFFERS[name] for name in tools.called))) if tools else INSTRUCTION
+    return (*messages[:-1], Message(role=last["role"], content=f"{last['content']}\n\n{told}"))
 
 
 def worked_steps(tokenizer: Tokenizer, text: str) -> tuple[Step, ...]:

@@ -20,7 +20,7 @@ from forethought.engines.local.requests import Given, Sample
 from forethought.engines.local.stops import Spelling
 from forethought.engines.local.threads import COMPUTE, SMALL, hand_over, set_threads
 from forethought.engines.usage import Bill, Usage
-from forethought.thought.tokens import Tokenizer, render
+from forethought.thought.tokens import Tokenizer, rendered
 from forethought.types import Messages, Sampling, Step
 
 CACHE_BYTES = 2 << 30
@@ -176,7 +176,7 @@ class LocalEngine:
         """What holds a text to this JSON schema; a ValueError where that cannot be done."""
         if self._vocabulary is None:
             self._vocabulary = await asyncio.to_thread(Vocabulary, self.tokenizer, self._loop.ends)
-        return self._vocabulary.grammar(schema)
+        return await asyncio.to_thread(self._vocabulary.grammar, schema)
 
     async def _draw(
         self,
@@ -186,7 +186,7 @@ class LocalEngine:
         heard: Callable[[int, float], None] | None = None,
         grammar: Grammar | None = None,
     ) -> Step:
-        tokens, _ = render(self.tokenizer, messages, prefix)
+        tokens, _ = await rendered(self.tokenizer, messages, prefix)
         room = self.context - len(tokens)
         if room < 1:
             raise ValueError(
@@ -211,7 +211,7 @@ class LocalEngine:
 
     async def logprobs(self, messages: Messages, steps: Sequence[Step]) -> tuple[tuple[float, ...], ...]:
         """Log-probability of every token of every step at temperature 1, one tuple a step."""
-        request = self._given(messages, steps, values=False)
+        request = await self._given(messages, steps, values=False)
         await self._answer(request)
         return request.result
 
@@ -224,14 +224,14 @@ class LocalEngine:
         """
         if self._loop.prefill.head is None:
             raise ValueError(f"{self._name} has no head to read values from; attach one, or train a verifier first")
-        request = self._given(messages, steps, values=True)
+        request = await self._given(messages, steps, values=True)
         if empty := [number for number, (start, end) in enumerate(request.spans) if start == end]:
             raise ValueError(f"step {empty[0]} has no token, so it has no value; leave empty steps out")
         await self._answer(request)
         return request.result
 
-    def _given(self, messages: Messages, steps: Sequence[Step], *, values: bool) -> Given:
-        tokens, spans = render(self.tokenizer, messages, steps)
+    async def _given(self, messages: Messages, steps: Sequence[Step], *, values: bool) -> Given:
+        tokens, spans = await rendered(self.tokenizer, messages, steps)
         if len(tokens) > self.context:
             raise ValueError(f"the thought takes {len(tokens)} tokens and {self._name} holds {self.context}; cut it")
         return Given(tokens, spans, values)
@@ -275,8 +275,11 @@ class LocalEngine:
             raise
         finally:
             LocalEngine._driving -= 1
-            # A round that is still at work must not find its rows gone.
-            COMPUTE.submit(int if LocalEngine._driving else hand_over).result()
+            if not LocalEngine._driving:
+                COMPUTE.submit(hand_over).result()
+            elif self._loop.busy:
+                # A round that is still at work must not find its rows gone; else another engine's keeps nobody waiting.
+                COMPUTE.submit(int).result()
             self._loop.forget()
             for request, (_, bill) in self._waiters.items():
                 bill.book(request.usage)
