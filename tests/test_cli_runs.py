@@ -184,6 +184,19 @@ def test_store_show_prints_a_hostile_thought_harmlessly(cli: Cli, kept: Path) ->
     assert "no trace" in cli("store", "show", kept, "zzz").error
 
 
+def test_store_labels_says_how_far_people_agree(cli: Cli, kept: Path) -> None:
+    assert "nobody has labelled" in cli("store", "labels", kept).error
+    store = open_store(kept / "store")
+    for who, labels in {"ann": (1, -1, 1), "bob": (1, 1, 1)}.items():
+        for trace, label in zip(store.traces(), labels, strict=True):
+            store.labels.put(trace, who, len(trace.text), label)
+    said = cli("store", "labels", kept)
+    assert re.search(r"^ann +3 +3 +20\d\d-", said.out, re.MULTILINE)
+    assert re.search(r"^ann, bob +3 +2 +0$", said.out, re.MULTILINE)
+    assert "Krippendorff's alpha 0, over 3 steps" in said.out
+    assert "[person:ann] 1: no answer (ann, 20" in cli("store", "show", kept, next(store.entries()).id).out
+
+
 def test_store_export_writes_one_file(cli: Cli, kept: Path, tmp_path: Path) -> None:
     said = cli("store", "export", kept, "out/best.jsonl", "--min-reward", 1)
     assert (said.status, said.out, said.err) == (0, "out/best.jsonl\n", "1 trace\n")

@@ -19,6 +19,7 @@ from forethought.recipes import sft, verifier
 from forethought.recipes.label import cut
 from forethought.scaling.stages import load_report
 from forethought.store import open_store
+from forethought.store.labels import PEOPLE, moves
 from forethought.thought.tokens import worked_step
 from forethought.train import checkpoint
 from forethought.train.metrics import read
@@ -112,6 +113,25 @@ def test_every_kind_learns_and_leaves_a_verifier(kind: str, trunk: str, drawn: s
     assert all(0 < (trace.verdicts["v"].score or 0) < 1 for trace in scored)
     if kind == "process":
         assert [len(trace.verdicts["v"].steps) for trace in scored] == [len(trace.steps) for trace in traces]
+
+
+def test_what_people_said_on_the_page_trains_a_process_verifier(trunk: str, tmp_path: Path) -> None:
+    """They say of each line what the task knows: the same is learned as from the task's own labels."""
+    store = open_store(fill(tmp_path / "store"))
+    problems = {problem.id: problem for problem in TASK.load("train", count=12)}
+    assert TASK.labels is not None
+    for number, trace in enumerate(store.traces()):
+        known = dict(
+            zip(moves(trace), TASK.labels(problems[trace.problem_id], cut(trace, TOKENIZER.decode)), strict=True)
+        )
+        for move in filter(lambda move: move.asked, known):
+            label = {None: 0, 0.0: -1, 1.0: 1}[known[move]]
+            store.labels.put(trace, ("ann", "bob")[number % 2], move.end, label)
+    asked = config(trunk, tmp_path / "people", kind="process", store=str(store.path), labels=PEOPLE)
+    run = verifier.main(asked)
+    assert "first_error" in json.loads((run / verifier.FILE).read_text())
+    task = verifier.main(replace(asked, out=str(tmp_path / "task"), labels="true"))
+    assert course(run) == course(task)
 
 
 @pytest.mark.parametrize(("killed_after", "freeze"), [(1, False), (5, False), (3, True)])

@@ -29,8 +29,8 @@ mc: the share of k continuations from the step's end that are right (Math-Shephe
 
 omega: the same, at the places that a binary search for the first error looks at (OmegaPRM).
 
-Thoughts are labelled whole problems at a time; the same command goes on where it was stopped. Labels of people are
-verdicts in a store like any other: `forethought train verifier --labels NAME` reads them."""
+Thoughts are labelled whole problems at a time; the same command goes on where it was stopped. What people said
+on the page Label is in the store already: `forethought train verifier --labels people` reads it."""
 
 FLUSH_TRACES, FLUSH_SECONDS = 512, 30.0
 """A shard is written, whole problems only, when so many traces wait, or after so long: what a kill can lose."""

@@ -11,6 +11,7 @@ from typing import Annotated, get_args
 import tyro
 
 from forethought.cli.terminal import rows, say, tell, unknown
+from forethought.scaling.labellers import agreement
 from forethought.scaling.tree_page import tree_of, write_tree
 from forethought.scaling.words import counted
 from forethought.store import Where, find_store
@@ -93,11 +94,20 @@ class TreePage:
     """Only traces of this run."""
 
 
-USAGE = """usage: forethought store ls|show|tree|export PATH ...
+@dataclass(frozen=True)
+class LabelsOf:
+    """Say who labelled how much, and how far they agree."""
+
+    path: Folder
+    """A store, or the folder of a run."""
+
+
+USAGE = """usage: forethought store ls|show|tree|labels|export PATH ...
 
   ls PATH               the runs of a store and its traces
   show PATH ID          one trace: what was asked, the thought, the verdicts
   tree PATH ID          one search as a page, by its name or by a trace of it
+  labels PATH           who labelled how many steps, and how far they agree
   export PATH OUT       traces as one JSON Lines or Parquet file
 
 PATH is a store, or the folder of a run. `forethought store ls --help` has the filters.
@@ -118,6 +128,8 @@ def store(words: list[str]) -> int:
             _show(tyro.cli(Show, prog=prog, args=rest))
         case "tree":
             _tree(tyro.cli(TreePage, prog=prog, args=rest))
+        case "labels":
+            _labels(tyro.cli(LabelsOf, prog=prog, args=rest))
         case "export":
             options = tyro.cli(Export, prog=prog, args=rest)
             count = find_store(options.path).export(
@@ -126,7 +138,7 @@ def store(words: list[str]) -> int:
             tell(counted(count, "trace"))
             say(str(options.out))
         case _:
-            raise unknown("store command", name, ("ls", "show", "tree", "export"))
+            raise unknown("store command", name, ("ls", "show", "tree", "labels", "export"))
     return 0
 
 
@@ -137,7 +149,7 @@ def _ls(options: Ls) -> None:
     runs = [
         (
             run.name,
-            time.strftime("%Y-%m-%d %H:%M", time.localtime(run.created)),
+            _minute(run.created),
             f"{run.traces:,}",
             f"{run.problems:,}",
             f"{run.tokens:,}",
@@ -175,6 +187,30 @@ def _tree(options: TreePage) -> None:
     kept = find_store(options.path).tree(options.id, run=options.run)
     tree, verdicts = tree_of(kept)
     say(str(write_tree(options.out, tree, title=f"Search of {kept[0].problem_id}", verdicts=verdicts)))
+
+
+def _labels(options: LabelsOf) -> None:
+    opened = find_store(options.path)
+    told = agreement(opened.labels.standing())
+    if not told["labellers"]:
+        raise ValueError(
+            f"nobody has labelled a thought of {opened.path}; `forethought serve --runs` has the page Label"
+        )
+    lines = [
+        (one["name"], f"{one['labels']:,}", f"{one['thoughts']:,}", _minute(one["last"])) for one in told["labellers"]
+    ]
+    say(rows(("labeller", "labels", "thoughts", "last"), lines, "<>><"))
+    if told["pairs"]:
+        lines = [
+            (f"{pair['one']}, {pair['other']}", f"{pair['moves']:,}", f"{pair['same']:,}", _reward(pair["kappa"]))
+            for pair in told["pairs"]
+        ]
+        say("\n" + rows(("both labelled", "steps", "same", "kappa"), lines, "<>>>"))
+        say(f"\nKrippendorff's alpha {_reward(told['alpha'])}, over {counted(told['moves'], 'step')}")
+
+
+def _minute(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 def _reward(value: float | None) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fastapi import FastAPI
 
-from forethought.pages import ask, traces
+from forethought.pages import ask, label, runs, traces
 from forethought.pages.shell import OPEN_PATHS, shell
 from forethought.serve import app
 from forethought.serve.config import ModelConfig, ServerConfig
@@ -21,6 +21,5 @@ def create(config: ServerConfig, models: Sequence[ModelConfig] | Models, *, exam
     """
     if config.runs and not Path(config.runs).expanduser().is_dir():
         raise ValueError(f"runs is {config.runs}, and there is no such folder; give the one that holds them")
-    return app.create(
-        config, models, routers=[shell(), ask.data(tuple(examples)), traces.data()], open_paths=OPEN_PATHS
-    )
+    routers = [shell(), ask.data(tuple(examples)), traces.data(), runs.data(), label.data()]
+    return app.create(config, models, routers=routers, open_paths=OPEN_PATHS)

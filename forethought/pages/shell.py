@@ -22,7 +22,7 @@ from forethought.serve.config import LOOPBACK
 from forethought.serve.errors import ApiError
 from forethought.serve.house import caller_of, house_of
 
-PAGES = {"ask": "Ask", "traces": "Traces"}
+PAGES = {"ask": "Ask", "traces": "Traces", "runs": "Runs", "label": "Label"}
 """Path and template of each page, and what the navigation calls it."""
 
 HERE, TREE = Path(__file__).parent, Path(tree_page.__file__).parent

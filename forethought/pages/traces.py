@@ -6,28 +6,21 @@ Thoughts are hidden text, so all of it is the operator's. Paths are never taken 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import lru_cache
-from pathlib import Path
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 
 from forethought.pages.shell import operator
+from forethought.pages.stores import Name, opened, stores, telling
 from forethought.scaling.tree_page import number, tree_data, tree_of, verdict_words
-from forethought.serve.errors import ApiError, wrong
-from forethought.serve.house import house_of
-from forethought.store import Store, Where, find_store
+from forethought.serve.errors import wrong
+from forethought.store import Where
 from forethought.store.schema import sampled_tokens
 from forethought.types import Stop, Trace
 
-DEEP = 4
-"""Levels below the folder of runs on which stores are looked for."""
 MOST_STORES, MOST_ROWS, MOST_NODES = 500, 200, 50_000
 """Stores listed, traces in a page of them, nodes of a tree that a browser is given."""
 
-Name = Annotated[str, Query(max_length=1000)]
 Maybe = Annotated[str | None, Query(max_length=1000)]
 
 
@@ -44,13 +37,13 @@ def data() -> APIRouter:
 
 def list_stores(request: Request) -> dict[str, Any]:
     """Names of the stores that are there, the newest first."""
-    return {"stores": list(_stores(request))[:MOST_STORES]}
+    return {"stores": list(stores(request))[:MOST_STORES]}
 
 
 def summary(request: Request, store: Name) -> dict[str, Any]:
     """What one store holds: its runs, what is damaged."""
-    with _telling():
-        found = _opened(request, store).summary()
+    with telling():
+        found = opened(request, store).summary()
     runs = [{**run._asdict(), "reward": number(run.reward)} for run in found.runs]
     return {"runs": runs, "shards": found.shards, "bytes": found.bytes, "damaged": found.damaged}
 
@@ -74,8 +67,8 @@ def page(
     }  # fmt: skip
     where: Where = {name: value for name, value in asked.items() if value is not None}  # type: ignore[assignment]
     shard, row = map(int, after.split("-")) if after else (0, 0)
-    with _telling():
-        entries = _opened(request, store).entries(limit=limit + 1, after=(shard, row) if after else None, **where)
+    with telling():
+        entries = opened(request, store).entries(limit=limit + 1, after=(shard, row) if after else None, **where)
         found = list(entries)
     shown = found[:limit]
     more = f"{shown[-1].shard}-{shown[-1].row}" if len(found) > limit else None
@@ -84,14 +77,14 @@ def page(
 
 def trace(request: Request, store: Name, id: Name) -> dict[str, Any]:
     """One trace, by its id or how that begins."""
-    with _telling():
-        return _told(_opened(request, store).show(id))
+    with telling():
+        return _told(opened(request, store).show(id))
 
 
 def tree(request: Request, store: Name, id: Name, run: Maybe = None) -> dict[str, Any]:
     """One search, by its name or by a trace of it, as `treeView` draws it."""
-    with _telling():
-        kept = _opened(request, store).tree(id, run=run)
+    with telling():
+        kept = opened(request, store).tree(id, run=run)
         grown, verdicts = tree_of(kept)
         if len(grown.nodes) > MOST_NODES:
             message = f"{len(grown.nodes):,} nodes are too many for this page; `forethought store tree` draws them."
@@ -128,45 +121,3 @@ def _told(trace: Trace) -> dict[str, Any]:
         ],
         "verdicts": [verdict_words(judge, said) for judge, said in trace.verdicts.items()],
     }
-
-
-def _stores(request: Request) -> dict[str, Path]:
-    """Stores by name, the path from the folder of runs, the newest first; an ApiError (404) where none are shown."""
-    folder = house_of(request).config.runs
-    if not folder:
-        message = "This server shows no traces: start it with --runs FOLDER, of runs, a run or a store."
-        raise ApiError(404, message, code="no_runs")
-    root, found = Path(folder).expanduser(), dict[Path, float]()
-    for level in range(DEEP + 1):
-        for shards in root.glob("*/" * level + "shards"):
-            if shards.is_dir():
-                found[shards.parent] = shards.stat().st_mtime
-    named = {}
-    for path in sorted(found, key=lambda path: -found[path]):
-        run = path.parent if path.name == "store" and path != root else path
-        named[root.resolve().name if run == root else run.relative_to(root).as_posix()] = path
-    return named
-
-
-def _opened(request: Request, name: str) -> Store:
-    path = _stores(request).get(name)
-    if path is None:
-        raise ApiError(404, "There is no such store below the folder of runs.", code="no_store", param="store")
-    return _store(path)
-
-
-@lru_cache(maxsize=64)
-def _store(path: Path) -> Store:
-    """Opened once: what a writer adds later, it catalogues itself."""
-    return find_store(path)
-
-
-@contextmanager
-def _telling() -> Iterator[None]:
-    """Around what reads a store: what is wrong with the store or with what was asked, in its own words."""
-    try:
-        yield
-    except ValueError as error:
-        raise ApiError(400, f"{error}.", code="invalid_value") from None
-    except OSError as error:
-        raise ApiError(503, f"{error}.", code="store_unreadable") from None

@@ -3,8 +3,8 @@
     forethought label mc --store runs/cold --problems chain:steps=6 --model runs/cold --k 8
 
 A labeller takes the traces of one problem and returns those that it could label, with a `Verdict` under its own name
-whose `steps` are the labels; `verifier` trains process and value heads on them. Labels of people need no labeller: they
-are verdicts that the store has already, under the name of whoever judged.
+whose `steps` are the labels; `verifier` trains process and value heads on them. Labels of people need no labeller: the
+store has them already, as the verdicts of `people` and of each `person:NAME`.
 
 `true` says that a step is right. `monte_carlo` and `omega` say what share of k continuations from its end are right:
 the value of the model that goes on, not correctness (arXiv 2501.07301), which a head should read by its last step.

@@ -39,6 +39,7 @@ from forethought.scaling.table import table
 from forethought.scaling.verifiers import judgement, location
 from forethought.search.seeds import derive
 from forethought.store import Store, find_store
+from forethought.store.labels import PEOPLE, PERSON, thought_key
 from forethought.train import checkpoint, heads
 from forethought.types import Datum, Sampling, Trace
 from forethought.verify.heads import AGGREGATES, Aggregate, Head, Kind, save
@@ -207,8 +208,14 @@ def judged_traces(
     traces = [trace for trace in store.traces(run=name) if trace.stop != "error"]
     _check_tokens(traces, student, store)
     decode = student.engine.decode
-    # Steps that somebody labelled are theirs; all others are cut into moves.
-    traces = [trace if _steps(trace, config) else cut(trace, decode) for trace in traces]
+    # Steps that somebody labelled are theirs; all others are cut into moves, and so are those that people labelled on
+    # the page: a person reads lines, however the thought was drawn.
+    told = store.labels.standing() if config.judge == PEOPLE or config.judge.startswith(PERSON) else {}
+    traces = [
+        trace if _steps(trace, config) and thought_key(trace.messages, trace.text) not in told else cut(trace, decode)
+        for trace in traces
+    ]
+    traces = list(store.labels.judged(traces, told))
     if config.judge == "true" and not any(_steps(trace, config) for trace in traces):
         traces = _told(traces, task or open_task(config.problems, question=config.question, answer=config.answer))
     labelled = [trace for trace in traces if config.judge in trace.verdicts]

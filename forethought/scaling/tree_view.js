@@ -31,6 +31,7 @@ const DEEP = 16; // levels that are indented; deeper ones say their depth
 const MANY = 100; // siblings listed
 const SMALL = 200; // nodes of a tree that is shown open
 const at = (id) => document.getElementById(id);
+if (!at("tree")) return null; // a page that has no tree uses the words above alone
 
 let data = null;
 let size = 0;

@@ -37,7 +37,11 @@ class Metrics:
             "judge": answer.usage.judged,
         }
         for kind, tokens in counts.items():
-            self._tokens.labels(model, kind).inc(tokens)
+            self.count(model, kind, tokens)
+
+    def count(self, model: str, kind: str, tokens: int) -> None:
+        """Count tokens that are no answer's."""
+        self._tokens.labels(model, kind).inc(tokens)
 
     def text(self) -> bytes:
         """All counts in Prometheus' text format."""

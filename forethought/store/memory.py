@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from forethought.store import catalogue, shards
 from forethought.store.catalogue import Entry, Run, Where
-from forethought.store.schema import SCHEMA, to_traces
+from forethought.store.labels import Labels, Standing, thought_key
+from forethought.store.schema import SCHEMA, to_traces, verdict_column
 from forethought.store.writer import Writer
 from forethought.types import Trace
 
@@ -42,6 +43,8 @@ class Store:
         self.path = path
         self.damaged: tuple[str, ...] = ()
         """What `recover` last found wrong with which shard, in words."""
+        self.labels = Labels(path)
+        """What people said of the thoughts."""
         self._catalogue = path / "catalogue.sqlite"
         self._folder = path / "shards"
 
@@ -61,7 +64,8 @@ class Store:
             yield from found
 
     def traces(self, *, limit: int | None = None, **where: Unpack[Where]) -> Iterator[Trace]:
-        """The traces chosen, in the order they were written, as they were written; memory holds 512 at a time.
+        """The traces chosen, in the order they were written, as they were written and with what people have
+        said of them since; memory holds 512 at a time.
 
         Raises:
             ValueError: a condition there is not, or a damaged shard, by name: nothing is skipped in silence.
@@ -87,7 +91,7 @@ class Store:
             raise ValueError(f"{problem} in {self.path} has an id that begins with {id!r}; `entries` lists them")
         _, name, row = places[0]
         (batch,) = shards.batches(self._folder / name, [row])
-        return to_traces(batch)[0]
+        return to_traces(self._judged(batch, self.labels.standing()))[0]
 
     def tree(self, id: str, *, run: str | None = None) -> list[Trace]:
         """The traces of one search: by its name, or by the id of one of its traces, or how that begins.
@@ -242,8 +246,18 @@ class Store:
             limit = None if limit is None else limit - len(found)
 
     def _batches(self, where: Where, limit: int | None) -> Iterator[pa.RecordBatch]:
+        labelled = self.labels.standing()
         for path, found in self._chosen(where, limit):
-            yield from shards.batches(path, [entry.row for entry in found])
+            for batch in shards.batches(path, [entry.row for entry in found]):
+                yield self._judged(batch, labelled)
+
+    def _judged(self, batch: pa.RecordBatch, labelled: Standing) -> pa.RecordBatch:
+        """The batch with people's verdicts; unchanged, at little cost, where nobody labelled a thought of it."""
+        asked = (batch.column(name).to_pylist() for name in ("messages", "text"))
+        if not labelled or not any(thought_key(*read) in labelled for read in zip(*asked, strict=True)):
+            return batch
+        column = verdict_column(list(self.labels.judged(to_traces(batch), labelled)))
+        return batch.set_column(SCHEMA.get_field_index("verdicts"), SCHEMA.field("verdicts"), column)
 
 
 def _line(row: dict[str, object]) -> str:

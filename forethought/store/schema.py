@@ -119,7 +119,6 @@ def to_table(rows: Sequence[Row], run: str) -> pa.Table:
     """Traces of one run as a table of `SCHEMA`."""
     traces = [row.trace for row in rows]
     steps = [step for trace in traces for step in trace.steps]
-    verdicts = [(judge, verdict) for trace in traces for judge, verdict in trace.verdicts.items()]
     step_columns = [
         pa.array([step.text for step in steps], pa.string()),
         _lists((len(step.tokens) for step in steps), b"".join(row.tokens for row in rows), pa.int32()),
@@ -128,18 +127,6 @@ def to_table(rows: Sequence[Row], run: str) -> pa.Table:
         pa.array([step.action for step in steps], pa.string()),
         pa.array([step.sampled for step in steps], pa.bool_()),
         pa.array([step.value for step in steps], pa.float64()),
-    ]
-    verdict_rows = [
-        {
-            "judge": judge,
-            "score": verdict.score,
-            "steps": verdict.steps,
-            "answer": verdict.answer,
-            "note": verdict.note,
-            "parts": json.dumps(dict(verdict.parts)),
-            "cost": verdict.cost,
-        }
-        for judge, verdict in verdicts
     ]
     columns = {
         "id": pa.array([row.id for row in rows], pa.string()),
@@ -153,15 +140,31 @@ def to_table(rows: Sequence[Row], run: str) -> pa.Table:
         "tree": pa.array([trace.tree for trace in traces], pa.string()),
         "nodes": pa.array([trace.nodes for trace in traces], pa.list_(pa.int32())),
         "values": pa.array([trace.values for trace in traces], pa.list_(pa.float64())),
-        "verdicts": pa.ListArray.from_arrays(
-            _offsets(len(trace.verdicts) for trace in traces), pa.array(verdict_rows, VERDICT)
-        ),
+        "verdicts": verdict_column(traces),
         "reward": pa.array([trace.reward for trace in traces], pa.float64()),
         "stop": pa.array([trace.stop for trace in traces], pa.string()),
         "tokens": pa.array([sampled_tokens(trace) for trace in traces], pa.int64()),
         "text": pa.array([trace.text for trace in traces], pa.string()),
     }
     return pa.table(columns, schema=SCHEMA)
+
+
+def verdict_column(traces: Sequence[Trace]) -> pa.ListArray:
+    """What judges said of each trace."""
+    rows = [
+        {
+            "judge": judge,
+            "score": verdict.score,
+            "steps": verdict.steps,
+            "answer": verdict.answer,
+            "note": verdict.note,
+            "parts": json.dumps(dict(verdict.parts)),
+            "cost": verdict.cost,
+        }
+        for trace in traces
+        for judge, verdict in trace.verdicts.items()
+    ]
+    return pa.ListArray.from_arrays(_offsets(len(trace.verdicts) for trace in traces), pa.array(rows, VERDICT))
 
 
 def _offsets(lengths: Iterable[int]) -> pa.Array:
