@@ -67,10 +67,12 @@ class Browser:
 
     def open(self, page: Path | str) -> None:
         """The page, a file or an address, drawn; whatever it reports from here on is in `events`."""
-        self.events = []
-        self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self.events.append(self.message())
+        # By way of an empty page: the one before may still have been asking its server for news.
+        for url in ("about:blank", page if isinstance(page, str) else page.as_uri()):
+            self.events = []
+            self.call("Page.navigate", url=url)
+            while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+                self.events.append(self.message())
 
     def ask(self, expression: str) -> Any:
         answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
