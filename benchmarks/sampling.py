@@ -53,6 +53,8 @@ class Config:
 
     model: Literal["tiny", "smollm2-135m", "both"] = "both"
     """Which model."""
+    batches: tuple[int, ...] = ()
+    """Only these of the goals' batches, and no rollout; by default all."""
     quick: bool = False
     """Few rounds, one batch and nothing compiled: does it run? The figures mean little."""
     json: bool = False
@@ -127,8 +129,8 @@ def openvino(threads: int) -> Callable[[Sequence[int], int, bool], None]:
     return draw
 
 
-def measure(name: Model, quick: bool) -> list[dict[str, Any]]:
-    """All races of one model, printed as they end."""
+def measure(name: Model, batches: Sequence[int], quick: bool) -> list[dict[str, Any]]:
+    """All races of one model, or those of `batches`, printed as they end."""
     model, tokenizer = unending(name)
     engine = LocalEngine(model, tokenizer, name=name)
     torch.set_num_threads(THREADS[name])
@@ -148,7 +150,8 @@ def measure(name: Model, quick: bool) -> list[dict[str, Any]]:
 
     [problem] = problems(tokenizer, [PROMPT])
     prompt = prompt_tokens(tokenizer, problem.messages)
-    for batch, goal in [*GENERATE[name].items()][: 1 if quick else None]:
+    races = [(batch, goal) for batch, goal in GENERATE[name].items() if not batches or batch in batches]
+    for batch, goal in races[: 1 if quick else None]:
         torch.compiler.reset()  # shapes of one batch are constants to the compiler, of two they are not
         theirs = {f"generate, {cache}": partial(generate, model, [prompt] * batch, NEW, cache) for cache in caches}
         if rival and batch in OPENVINO:
@@ -161,6 +164,8 @@ def measure(name: Model, quick: bool) -> list[dict[str, Any]]:
             if times := {setting: seen for setting, seen in others.items() if setting.startswith(kind)}:
                 add(Race(f"{name}/{kind}, B = {batch}", "tokens/s", batch * NEW, bar, mine, times))
 
+    if batches:
+        return found
     draw = random.Random(0)
     several = problems(tokenizer, [draw.randint(PROMPT // 2, 2 * PROMPT) for _ in range(4 if quick else PROMPTS)])
     asked = [(problem, draw.randint(SHORTEST, NEW)) for problem in several for _ in range(GROUP)]
@@ -186,7 +191,10 @@ def main(config: Config) -> int:
     about = machine(torch, transformers, openvino_genai) | {"openvino": defaults}
     print(", ".join(f"{name} {value}" for name, value in about.items()))
     names: tuple[Model, ...] = ("tiny", "smollm2-135m") if config.model == "both" else (config.model,)
-    races = [figures for name in names for figures in measure(name, config.quick)]
+    known = {batch for name in names for batch in GENERATE[name]}
+    if unknown := set(config.batches) - known:
+        raise SystemExit(f"--batches {min(unknown)}: there is a goal for {', '.join(map(str, sorted(known)))}")
+    races = [figures for name in names for figures in measure(name, config.batches, config.quick)]
     return verdict("sampling", races, about, as_json=config.json)
 
 
