@@ -84,6 +84,7 @@ class Graphs:
                 return None
             if len(self._known) >= MOST:
                 self._known.clear()
+                self._pool = torch.cuda.graph_pool_handle()  # one that no graph has any more is not taken up again
             graph = self._known[kind] = _Recorded(self, kind, self._pool)
         return graph.replay(tokens, positions, lengths, uniforms, draws)
 
@@ -99,7 +100,6 @@ class _Recorded:
         self._uniform_host = torch.zeros(kind.rows, pin_memory=True)
         self._ints, self._uniform_B = self._ints_host.to(device), self._uniform_host.to(device)
         token_B, position_B, length_B = self._ints
-        row_B = torch.arange(kind.rows, device=device)
         self._draws: Draws | None = None
         self._greedy_B = torch.zeros(kind.rows, dtype=torch.bool, device=device)
         self._divisor_B1 = torch.ones((kind.rows, 1), device=device)
@@ -115,6 +115,8 @@ class _Recorded:
             plan = decoder.plan(position_B, length_B, slots.kv_LRHTD, span=kind.span)
             hidden_BD = decoder.decode(token_B, plan)
             if prefill.head is not None:
+                # Made in here, or its memory would be another's by the time the graph reads it.
+                row_B = torch.arange(kind.rows, device=device)
                 slots.values_RT[row_B, length_B] = prefill.values(hidden_BD)
             return draw(decoder.logits(hidden_BD), self._uniform_B, inputs)
 
