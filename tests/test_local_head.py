@@ -43,6 +43,19 @@ def test_values_are_the_heads_over_transformers_hidden_states(built: Any) -> Non
     assert run(engine.values(user("17"), STEPS)) == pytest.approx(expected, abs=1e-4), "from what was kept, too"
 
 
+def test_values_stay_as_they_are_while_the_model_is_trained_on() -> None:
+    model, tokenizer = copy.deepcopy(tiny())
+    engine = LocalEngine(model, tokenizer, name="small", dtype="fp32")
+    engine.attach(torch.ones(64))
+    before = run(engine.values(user("17"), STEPS))
+    with torch.no_grad():
+        model.model.norm.weight.mul_(2)
+    engine.attach(torch.ones(64))  # what is kept of the last values is dropped
+    assert run(engine.values(user("17"), STEPS)) == before
+    engine.update(model, 1)
+    assert run(engine.values(user("17"), STEPS)) == pytest.approx([2 * value for value in before], rel=1e-4)
+
+
 def test_a_path_that_was_sampled_has_its_values_but_for_the_last_token() -> None:
     engine = tiny_engine()
     engine.attach(torch.ones(64))

@@ -143,7 +143,7 @@ class LlamaDecoder:
             a, m = layer.self_attn, layer.mlp
             rotates = bool(getattr(a, "use_rope", True))
             q_norm, k_norm = (
-                pairs(norm.weight.detach(), rotates).to(self.dtype) if norm is not None else None
+                pairs(norm.weight.detach(), rotates).to(self.dtype, copy=True) if norm is not None else None
                 for norm in (getattr(a, "q_norm", None), getattr(a, "k_norm", None))
             )
             self.blocks.append(
@@ -158,7 +158,7 @@ class LlamaDecoder:
                 )
             )
         self.head = product(model.lm_head, norm=inner.norm)
-        self._norm_D = inner.norm.weight.detach().to(self.dtype)
+        self._norm_D = inner.norm.weight.detach().to(self.dtype, copy=True)
         self.weights = sum(p.numel() for name, p in model.named_parameters() if "embed_tokens" not in name)
         if model.lm_head.weight is inner.embed_tokens.weight:
             self.weights += self.embed_VD.numel()
