@@ -223,6 +223,35 @@ def test_an_upstream_that_breaks_off_is_a_failed_response(behind: Server, broken
     assert "secret" not in events[-1].model_dump_json(warnings=False)
 
 
+def garbage(field: str) -> list[Any]:
+    pieces = [3, {"content": 3}, {"tool_calls": 3}, {"tool_calls": [3]}, {"tool_calls": [{"function": 3}]}]
+    choices = [[3], 3, "abc", [{field: 3}], [{"index": [], field: {}}], *([{field: piece}] for piece in pieces[1:])]
+    return [{"choices": choice, "usage": 3} for choice in choices]
+
+
+@pytest.mark.parametrize("answer", garbage("message"))
+def test_an_upstream_that_answers_garbage_is_an_error_of_its_own(behind: Server, answer: Any) -> None:
+    behind.answer = lambda payload, number: answer
+    with server(upstream(behind)) as there:
+        asked = {"model": "small", "input": "?", "tools": [ADD]}
+        assert httpx.post(f"{there.url}/v1/responses", json=asked).status_code == 502
+        chat = {"model": "small", "messages": ASKED, "seed": 1, "tools": [ADD]}
+        reply = httpx.post(f"{there.url}/v1/chat/completions", json=chat)
+        assert reply.status_code in (200, 502)  # what can be looked through for thoughts is the client's to read
+        assert there.app.state.house.gate.inside == 0
+
+
+@pytest.mark.parametrize("chunk", garbage("delta"))
+def test_a_stream_of_garbage_is_an_error_told_in_it(behind: Server, chunk: Any) -> None:
+    behind.answer = lambda payload, number: lines(chunk)
+    with server(upstream(behind)) as there:
+        events: list[Any] = list(there.client.responses.create(model="small", input="?", tools=[ADD], stream=True))
+        assert events[-1].type == "response.failed"
+        searched: list[Any] = list(there.client.responses.create(model="small", input="?", stream=True))
+        assert searched[-1].type == "response.failed"
+        assert there.app.state.house.gate.inside == 0
+
+
 def test_an_upstreams_refusal_is_told(behind: Server) -> None:
     behind.answer = lambda payload, number: (400, {"error": {"message": "no such tool", "code": "bad_tool"}})
     with server(upstream(behind)) as there, pytest.raises(openai.BadRequestError, match="no such tool"):

@@ -7,7 +7,7 @@ import math
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from forethought.engines.http_body import Api
+from forethought.engines.http_body import Api, numbers
 from forethought.thought.marks import CLOSE, OPEN
 
 Heard = Callable[[str, float], None]
@@ -79,7 +79,10 @@ class Reader:
             raise Broken(f"an error in the middle: {str(chunk)[:200]}")
         self.begun = True
         self._usage = chunk.get("usage") or self._usage
-        for choice in chunk.get("choices") or ():
+        choices = chunk.get("choices") or []
+        for choice in choices if isinstance(choices, list) else [choices]:
+            if not isinstance(choice, dict) or not isinstance(choice.get("delta") or {}, dict):
+                raise Broken(f"a choice that is none: {str(choice)[:80]!r}")
             self._take(choice)
 
     def _take(self, choice: dict[str, Any]) -> None:
@@ -90,7 +93,7 @@ class Reader:
             self._thoughts.append(thought)
         rows = self._told(choice.get("logprobs"))
         self._logprobs += [row if self._at == "content" else row["logprob"] for row in rows]
-        self._ids += choice.get("token_ids") or ()
+        self._ids += numbers(choice.get("token_ids"), int)
         if isinstance(text, str) and text:
             if self._thoughts and not self._texts:
                 self._heard(CLOSE, math.nan)
@@ -109,7 +112,8 @@ class Reader:
         """Tokens and their log-probabilities, as chat or as completions have them."""
         if not isinstance(logprobs, dict):
             return []
+        known = {name: rows for name, rows in logprobs.items() if isinstance(rows, list)}
         if self._at == "content":
-            return [row for row in logprobs.get("content") or () if isinstance(row, dict)]
-        pairs = zip(logprobs.get("tokens") or (), logprobs.get("token_logprobs") or (), strict=False)
+            return [row for row in known.get("content", ()) if isinstance(row, dict)]
+        pairs = zip(known.get("tokens", ()), known.get("token_logprobs", ()), strict=False)
         return [{"token": token, "logprob": logprob} for token, logprob in pairs]

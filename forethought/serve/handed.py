@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
+
+from pydantic import BaseModel, ValidationError
 
 from forethought.engines.usage import Usage
 from forethought.serve.calls import chat_body
@@ -16,6 +18,24 @@ from forethought.serve.upstream import Hand
 from forethought.types import Message, Messages
 
 
+class _Function(BaseModel):
+    name: str | None = None
+    arguments: str | None = None
+
+
+class _Call(BaseModel):
+    index: int | None = None
+    id: Any = None
+    function: _Function | None = None
+
+
+class _Piece(BaseModel):
+    """What is read of a message, or of a piece of one."""
+
+    content: str | None = None
+    tool_calls: list[_Call] | None = None
+
+
 class Handed(Making):
     """As `Making`, with items for the functions that the model calls; no search, no summary."""
 
@@ -24,7 +44,7 @@ class Handed(Making):
         self._sent = chat_body(self.body, self.ask.messages, self.model)
         self._calls: list[dict[str, Any]] = []
         """The items of calls, in the order they were begun; the last may be open."""
-        self._numbers: list[Any] = []
+        self._numbers: list[int] = []
         """The upstream's own numbers of them."""
         self._pieces: list[str] = []
         self._at = ""
@@ -67,7 +87,9 @@ class Handed(Making):
 
     async def _drawn(self) -> Answer:
         """The upstream's answer, told as it comes where somebody listens to it."""
-        hand, usage, reason = Hand(self.model, "/chat/completions", self._sent, self.body.model), dict[str, Any](), ""
+        hand = Hand(self.model, "/chat/completions", self._sent, self.body.model)
+        usage: Any = None
+        reason = ""
         if self.body.stream:
             hand.body |= {"stream": True, "stream_options": {"include_usage": True}}
             async for chunk in hand.chunks():
@@ -75,36 +97,40 @@ class Handed(Making):
                     raise failed()
                 usage = chunk.get("usage") or usage
                 for choice in chunk.get("choices") or ():
-                    self._take(choice.get("delta") or {})
+                    self._take(choice.get("delta"))
                     reason = choice.get("finish_reason") or reason
         else:
             whole = await hand.reply()
-            usage = whole.get("usage") or usage
+            usage = whole.get("usage")
             for choice in whole.get("choices") or ():
-                self._take(choice.get("message") or {})
+                self._take(choice.get("message"))
                 reason = choice.get("finish_reason") or reason
         if not reason:
             raise failed()
         self._shut(reason == "length")
         prompt, sampled = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-        cached = _count(usage.get("prompt_tokens_details"), "cached_tokens")
-        hidden = _count(usage.get("completion_tokens_details"), "reasoning_tokens")
+        cached = _count(usage, "prompt_tokens_details", "cached_tokens")
+        hidden = _count(usage, "completion_tokens_details", "reasoning_tokens")
         return Answer(
             "".join(self._pieces), reason == "length", (), "", prompt, cached, sampled, sampled - hidden, Usage()
         )
 
-    def _take(self, piece: Mapping[str, Any]) -> None:
+    def _take(self, told: Any) -> None:
         """One piece of the message: text, calls, or both."""
-        if piece.get("content"):
-            self._say(piece["content"])
-        for place, call in enumerate(piece.get("tool_calls") or ()):
-            number, function = call.get("index", place), call.get("function") or {}
+        try:
+            piece = _Piece.model_validate(told or {})
+        except ValidationError:
+            raise failed() from None
+        if piece.content:
+            self._say(piece.content)
+        for place, call in enumerate(piece.tool_calls or ()):
+            number, function = place if call.index is None else call.index, call.function or _Function()
             if number not in self._numbers:
                 self._shut()
-                self._call(number, call.get("id"), function.get("name"))
+                self._call(number, call.id, function.name)
             elif number != self._numbers[-1] or self._at != "call":
                 raise failed()  # it goes on with what it had ended
-            if text := function.get("arguments"):
+            if text := function.arguments:
                 self._calls[-1]["arguments"] += text
                 self._argue("response.function_call_arguments.delta", delta=text)
 
@@ -121,8 +147,8 @@ class Handed(Making):
         if text:
             self._text("response.output_text.delta", delta=text, logprobs=[])
 
-    def _call(self, number: Any, call_id: Any, name: Any) -> None:
-        if not isinstance(name, str) or not name:
+    def _call(self, number: int, call_id: Any, name: str | None) -> None:
+        if not name:
             raise failed()
         call = {"id": new_id("fc_"), "type": "function_call", "status": "in_progress",
                 "call_id": str(call_id or new_id("call_")), "name": name, "arguments": ""}  # fmt: skip
@@ -150,6 +176,7 @@ class Handed(Making):
         self._at = ""
 
 
-def _count(told: Any, name: str) -> int:
-    value = told.get(name) if isinstance(told, dict) else None
-    return value if isinstance(value, int) else 0
+def _count(told: Any, *names: str) -> int:
+    for name in names:
+        told = told.get(name) if isinstance(told, dict) else None
+    return told if isinstance(told, int) else 0

@@ -96,13 +96,13 @@ class Hand:
             raise failed() from None
 
     def cleaned(self, data: dict[str, Any], *, last: bool = False) -> dict[str, Any]:
-        """An answer, or a chunk of one, without thoughts; `last`: nothing comes after it."""
+        """An answer, or a chunk of one, without thoughts; `last`: nothing comes after it. Raises ApiError."""
         if "model" in data:
             data["model"] = self.name
+        choices = _choices(data)
         if self.shows:
             return data
-        for choice in data.get("choices") or ():
-            place = choice.get("delta") or choice.get("message") or choice
+        for choice, place in choices:
             for field in THOUGHTS:
                 place.pop(field, None)
                 choice.pop(field, None)
@@ -128,6 +128,18 @@ def _object(content: bytes) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise failed()
     return data
+
+
+def _choices(data: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """Each choice, and what its text stands in. Raises ApiError for what is none."""
+    choices = data.get("choices") or []
+    found = []
+    for choice in choices if isinstance(choices, list) else [choices]:
+        place = (choice.get("delta") or choice.get("message") or choice) if isinstance(choice, dict) else None
+        if not isinstance(place, dict) or not isinstance(choice.get("index", 0), int):
+            raise failed()
+        found.append((choice, place))
+    return found
 
 
 def _check(status: int, content: bytes) -> None:
