@@ -270,7 +270,8 @@ class Client:
         url = self.session._base_url
         assert url is not None
         _, writer = await asyncio.open_connection(url.host, url.port)
-        head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: {len(body) + 9}"
+        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json"
+        head += f"\r\ncontent-length: {len(body) + 9}"
         writer.write(head.encode() + b"\r\n\r\n" + body[: len(body) // 2])
         await writer.drain()
         writer.close()

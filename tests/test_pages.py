@@ -60,12 +60,26 @@ def test_pages_shadow_nothing_of_the_api() -> None:
         ({"host": ""}, 403),
         ({"host": "[::1"}, 403),
         ({"host": "localhost:8000"}, 200),
+        ({"host": "[::1]:8000"}, 200),
     ],
 )
 def test_other_sites_get_no_data(running: Running, headers: dict[str, str], status: int) -> None:
     reply = httpx.get(f"{running.url}/pages/ask", headers=headers)
     assert reply.status_code == status
     assert status == 403 or reply.headers["cache-control"] == "no-store"
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/responses/resp_1", "/metrics", "/openapi.json"])
+def test_a_name_that_was_pointed_here_is_answered_nothing(running: Running, path: str) -> None:
+    reply = httpx.get(f"{running.url}{path}", headers={"host": "evil.example:8000"})
+    assert (reply.status_code, reply.json()["error"]["code"]) == (403, "cross_site")
+    assert httpx.get(f"{running.url}{path}").status_code in (200, 404)
+    assert httpx.get(f"{running.url}/health", headers={"host": "evil.example:8000"}).status_code == 200
+
+
+def test_no_page_loads_others_scripts(running: Running) -> None:
+    for path in ("/docs", "/redoc", "/docs/oauth2-redirect"):
+        assert httpx.get(f"{running.url}{path}").status_code == 404
 
 
 def test_with_keys_any_name_of_the_server_will_do(keys: str) -> None:

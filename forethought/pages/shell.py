@@ -8,7 +8,6 @@ each of which depends on `same_origin` or, where it tells hidden thoughts, on `o
 from __future__ import annotations
 
 import mimetypes
-import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Annotated
@@ -18,9 +17,8 @@ from fastapi.responses import RedirectResponse, Response
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from forethought.scaling import tree_page
-from forethought.serve.config import LOOPBACK
 from forethought.serve.errors import ApiError
-from forethought.serve.house import caller_of, house_of
+from forethought.serve.house import caller_of
 
 PAGES = {"ask": "Ask", "traces": "Traces", "runs": "Runs", "label": "Label"}
 """Path and template of each page, and what the navigation calls it."""
@@ -80,20 +78,12 @@ def _still(text: str, kind: str) -> Callable[[], Awaitable[Response]]:
 
 
 async def same_origin(request: Request, response: Response) -> None:
-    """Refuse what another site's page asks for, and let nobody keep the answer. Where there are no keys, the server
-    must be addressed as this machine: a name that another site's owner has pointed here is that site's.
-
-    Raises ApiError (403).
-    """
+    """Refuse what another site's page asks for, and let nobody keep the answer. Raises ApiError (403)."""
     host, origin = request.headers.get("host", ""), request.headers.get("origin")
     site = request.headers.get("sec-fetch-site")
     # A browser tells the site on https and to this machine; elsewhere an origin, where it matters.
     if site not in ("same-origin", "none") if site else origin and origin.partition("://")[2] != host:
         raise ApiError(403, "This is for the server's own pages.", code="cross_site")
-    config = house_of(request).config
-    if not config.keys and re.sub(r":\d+$", "", host).strip("[]") not in LOOPBACK:
-        message = "A server without keys is for this machine: open it as http://localhost, or give it a file of keys."
-        raise ApiError(403, message, code="cross_site")
     response.headers["cache-control"] = "no-store"
 
 

@@ -59,7 +59,8 @@ def create(
                 if jobs is not None:
                     jobs.close()
 
-    app = FastAPI(title="forethought", version=__version__, lifespan=lifespan)
+    # FastAPI's pages of documentation would load scripts from others' servers.
+    app = FastAPI(title="forethought", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.include_router(chat.router)
     app.include_router(completions.router)
     app.include_router(responses.router)

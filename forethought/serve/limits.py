@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection
@@ -17,6 +18,7 @@ from typing import Self
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from forethought.serve.config import LOOPBACK
 from forethought.serve.errors import ApiError
 
 OPEN_PATHS = ("/health",)
@@ -123,7 +125,11 @@ class Rates:
 
 
 class Door:
-    """ASGI middleware: a request is let in before any of its body is read, or answered with why not."""
+    """ASGI middleware: a request is let in before any of its body is read, or answered with why not.
+
+    Where there are no keys, the server must be addressed as this machine: a name that another site's owner has pointed
+    here is that site's, and its pages could read the answers.
+    """
 
     def __init__(
         self, app: ASGIApp, keys: Keys | None, rate: int, body_bytes: int, open_paths: Collection[str] = ()
@@ -169,6 +175,9 @@ class Door:
 
     def _caller(self, headers: dict[bytes, str], scope: Scope) -> Caller:
         if self.keys is None:
+            if re.sub(r":\d+$", "", headers.get(b"host", "")).strip("[]") not in LOOPBACK:
+                message = "A server without keys is for this machine: ask http://localhost, or give it a file of keys."
+                raise ApiError(403, message, code="cross_site")
             return Caller((scope.get("client") or ("",))[0], self.rate, operator=True)
         scheme, _, key = headers.get(b"authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not key:
