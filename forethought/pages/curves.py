@@ -89,7 +89,8 @@ class Log:
 
     def metrics(self) -> list[str]:
         """Names of what can be drawn, in the order of their first line."""
-        return [name for name in self.columns if name not in ("step", "time")]
+        with self._lock:
+            return [name for name in self.columns if name not in ("step", "time")]
 
     def curve(self, metric: str, x: Axis, points: int, smooth: float = 0.0) -> tuple[list[float], list[float]] | None:
         """The metric over `x`, at most about so many points; `None` where the run does not have the one or the other.

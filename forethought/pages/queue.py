@@ -123,5 +123,5 @@ class Shelf:
 
     def id(self, key: str) -> str | None:
         """Of the thought that was looked at, or stands in the queue, under this key."""
-        waiting = (one.id for _, known in self._known.values() for one in known if one.key == key)
+        waiting = (one.id for _, known in list(self._known.values()) for one in known if one.key == key)
         return self._ids.get(key) or next(waiting, None)

@@ -122,29 +122,31 @@ def data() -> APIRouter:
     logs = Logs()
     known: dict[str, Path] = {}
 
-    def look(root: str) -> list[dict[str, Any]]:
-        known.clear()
-        known.update(folders(Path(root).expanduser()) if root else {})
-        now = time.time()
-        return [standing(name, folder, now) for name, folder in known.items()]
+    def look(request: Request) -> dict[str, Path]:
+        nonlocal known
+        root = house_of(request).config.runs
+        known = found = folders(Path(root).expanduser()) if root else {}  # at once: other threads are reading the last
+        return found
 
-    def found(request: Request, names: list[str]) -> dict[str, Path]:
-        if not known.keys() >= set(names):
-            look(house_of(request).config.runs)
-        if missing := [name for name in names if name not in known]:
+    def asked(request: Request, names: list[str]) -> dict[str, Path]:
+        there = known
+        if not there.keys() >= set(names):
+            there = look(request)
+        if missing := [name for name in names if name not in there]:
             raise ApiError(404, f"There is no run {missing[0][:200]!r} here.", code="run_not_found", param="run")
-        return {name: known[name] for name in names}
+        return {name: there[name] for name in names}
 
     @router.get("")
     def every(request: Request) -> dict[str, Any]:
         """The runs, those written last first."""
-        root = house_of(request).config.runs
-        return {"folder": root or None, "runs": look(root), "now": time.time()}
+        now = time.time()
+        runs = [standing(name, folder, now) for name, folder in look(request).items()]
+        return {"folder": house_of(request).config.runs or None, "runs": runs, "now": now}
 
     @router.get("/config")
     def config(request: Request, run: Name) -> dict[str, Any]:
         """A run's settings as they stand in its config.json."""
-        (folder,) = found(request, [run]).values()
+        (folder,) = asked(request, [run]).values()
         return _config(folder)
 
     @router.get("/curves")
@@ -158,7 +160,7 @@ def data() -> APIRouter:
         seen: str = "",
     ) -> dict[str, Any]:
         """The metrics (all, where none is named) of the runs over `x`; nothing but `seen` where that is as it was."""
-        chosen = [(name, logs.of(folder)) for name, folder in found(request, list(dict.fromkeys(run))).items()]
+        chosen = [(name, logs.of(folder)) for name, folder in asked(request, list(dict.fromkeys(run))).items()]
         for _, log in chosen:
             log.refresh()
         state = " ".join(log.seen for _, log in chosen)
