@@ -19,7 +19,7 @@ from forethought.types import Problem, Sampling, Step, Trace, Verdict, user
 
 SMALL = step_labels.Config(
     seeds=(3,), steps=1, modulus=3, layers=1, width=32, cold_examples=64, cold_steps=60, cold_batch=8, cold_lr=1e-2,
-    weak_steps=50, strong_steps=1, max_tokens=40, examples=8, samples=4, verifier_steps=2, joint=0.5, problems=2,
+    weak_steps=50, strong_steps=1, max_tokens=40, examples=8, samples=4, verifier_steps=2, problems=2,
     bank=4, labelled=2, thoughts=2, drawn=2, searched=2, ks=(1, 2), lengths=(2, 4, 8), scripted=4, reliability=(0.7,),
 )  # fmt: skip
 """One link modulo 3, so that some thoughts of a model of a second's training are right."""

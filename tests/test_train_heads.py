@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -16,17 +15,7 @@ from forethought.engines.local.tiny import TinyConfig, build
 from forethought.thought.tokens import render
 from forethought.train.batch import Pack, pack
 from forethought.train.forward import Outputs, forward
-from forethought.train.heads import (
-    IMITATED,
-    bradley_terry,
-    compared,
-    cross_entropy,
-    fresh,
-    judged,
-    marked,
-    odds,
-    squared_error,
-)
+from forethought.train.heads import bradley_terry, compared, cross_entropy, fresh, marked, odds, squared_error
 from forethought.train.learner import Learner
 from forethought.types import Datum, Step, Trace, user
 
@@ -87,28 +76,6 @@ def test_cross_entropy_by_hand() -> None:
     assert values.grad.tolist() == pytest.approx(
         [3 * (sigmoid(2.0) - 1), sigmoid(-1.0), 3 * 0.25 * (sigmoid(0.5) - 1) + 0.75 * sigmoid(0.5)], rel=1e-5
     )
-
-
-def test_what_is_imitated_is_the_text_of_the_steps_named_and_the_head_is_not_read_there() -> None:
-    steps = trace("ab\n", "c\n", "de\n")
-    (datum,) = made(marked(TOKENIZER, steps, (1.0, 0.0, None), imitated=(True, False, True)))
-    _, spans = render(TOKENIZER, steps.messages, steps.steps)
-    kept = {place: label for place, label in enumerate(datum.labels) if datum.mask[place]}
-    first = dict.fromkeys(range(spans[0][0], spans[0][1] - 1), IMITATED)
-    assert kept == {**first, spans[0][1] - 1: 1.0, spans[1][1] - 1: 0.0, **dict.fromkeys(range(*spans[2]), IMITATED)}
-    assert (judged(datum), odds([datum])) == (2, 1.0)
-
-
-def test_a_joint_loss_adds_the_mean_of_the_language_model_to_the_mean_of_the_head() -> None:
-    piece, outputs, values = said([2.0, 7.0, -1.0, 7.0], [1.0, IMITATED, 0.0, IMITATED])
-    outputs = replace(outputs, logprobs_M=torch.tensor([-9.0, -0.5, -9.0, -1.5]))
-    alone = -math.log(sigmoid(2.0)) - math.log(1 - sigmoid(-1.0))
-    value, metrics = cross_entropy(piece, outputs, joint=0.25)
-    assert value.item() / 2 == pytest.approx(alone / 2 + 0.25 * 1.0, rel=1e-6)
-    assert metrics["imitation"][0] / metrics["imitation"][1] == 1.0
-    assert metrics["accuracy"][1] == 2
-    value.backward()
-    assert values.grad[1] == values.grad[3] == 0
 
 
 def test_squared_error_by_hand() -> None:

@@ -96,8 +96,6 @@ class Config:
     """Peak learning rate of each verifier."""
     first_error: bool = True
     """Teach the process head no step behind a first wrong one (2305.20050, section 2.6)."""
-    joint: float = 0.0
-    """Weight of the language model's own loss, on what is labelled right, beside each verifier's."""
     problems: int = 24
     """Held-out problems of a bank."""
     bank: int = 256
@@ -222,7 +220,6 @@ def _verifier(config: Config, seed: int, *, kind: str) -> None:
         steps=config.verifier_steps,
         save_every=config.verifier_steps,
         lr=config.verifier_lr,
-        joint=config.joint,
         first_error=config.first_error and kind == "process",
         max_tokens=config.max_tokens,
         eval_problems=0,

@@ -87,8 +87,6 @@ class Config(Settings):
     """Between the rewards of a right and a wrong thought (bradley_terry)."""
     first_error: bool = False
     """Learn nothing from the steps behind a first wrong one, which people who label stop at (process)."""
-    joint: float = 0.0
-    """Weight of going on to model the steps, or the thoughts, that are labelled right (outcome, process)."""
     aggregate: str = "auto"
     """How step scores become one: last, min, product, mean; auto: product, and last where labels are values."""
     freeze: bool = False
@@ -107,11 +105,9 @@ class Config(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         at_least(self, 1, "examples", "samples", "per_problem", "batch", "steps", "save_every")
-        at_least(self, 0, "margin", "joint")
+        at_least(self, 0, "margin")
         if self.first_error and self.kind != "process":
             raise ValueError(f"first_error is set; it is for process, where steps have labels, not for {self.kind}")
-        if self.joint and (self.freeze or self.kind not in ("outcome", "process")):
-            raise ValueError(f"joint is {self.joint}; it is for outcome and process, on a trunk that learns")
         if self.kind not in DEFAULT_LABELS:
             raise ValueError(f"kind is {self.kind!r}; choose from {', '.join(DEFAULT_LABELS)}")
         if self.aggregate not in ("auto", *get_args(Aggregate)):
@@ -145,12 +141,12 @@ def main(config: Config, resume: Path | None = None) -> Path:
         data = [datum for unit in units for datum in unit]
         right = heads.odds(data) if config.balance and config.kind in ("outcome", "process") else 1.0
         learner.max_tokens = max(learner.max_tokens, *(sum(len(datum.tokens) for datum in unit) for unit in units))
-        targets = sum(map(heads.judged, data))
+        targets = sum(sum(datum.mask) for datum in data)
         print(f"{len(data):,} thoughts with {targets:,} labels of {config.judge!r}, {len(held):,} held out", end="")
         print(f"; {config.steps} steps of {config.batch} -> {run.folder}", flush=True)
         losses: dict[str, Callable[..., Any]] = {
-            "outcome": partial(heads.cross_entropy, right=right, joint=config.joint),
-            "process": partial(heads.cross_entropy, right=right, joint=config.joint),
+            "outcome": partial(heads.cross_entropy, right=right),
+            "process": partial(heads.cross_entropy, right=right),
             "bradley_terry": partial(heads.bradley_terry, margin=config.margin),
             "value": heads.squared_error,
         }
@@ -158,11 +154,9 @@ def main(config: Config, resume: Path | None = None) -> Path:
         first = step_of(place)
         for step in tqdm(range(first, config.steps), initial=first, total=config.steps, desc="verifier", unit="step"):
             batch = [datum for unit in plan[step] for datum in unit]
-            normaliser: Any = "tokens"
-            if config.kind == "bradley_terry":
-                normaliser = float(len({datum.pair for datum in batch}))
-            elif config.joint:
-                normaliser = float(sum(map(heads.judged, batch)))
+            normaliser: Any = (
+                float(len({datum.pair for datum in batch})) if config.kind == "bradley_terry" else "tokens"
+            )
             metrics = learner.step(batch, losses[config.kind], normaliser=normaliser)
             student.training_tokens += int(metrics["computed"])
             run.metrics.log(step + 1, metrics)
@@ -276,13 +270,8 @@ def _units(groups: Sequence[Sequence[Trace]], config: Config, tokenizer: Any) ->
         for side in (True, False):
             own = [trace for trace in group if (trace.reward == 1) == side]
             for trace in rng.sample(own, min(len(own), config.per_problem)):
-                labels = _labels(trace, config)
                 datum = heads.marked(
-                    tokenizer,
-                    trace,
-                    labels,
-                    pair=number if config.kind == "bradley_terry" else None,
-                    imitated=_imitated(trace, labels, config),
+                    tokenizer, trace, _labels(trace, config), pair=number if config.kind == "bradley_terry" else None
                 )
                 data += [datum] if datum else []
         if config.kind != "bradley_terry":
@@ -319,15 +308,6 @@ def _labels(trace: Trace, config: Config) -> list[float | None]:
         places = [ours if config.kind == "value" else at == last for at, ours in enumerate(sampled)]
         labels = [verdict.score if here else None for here in places]
     return [None if label is None else float(label > 0) if config.hard else label for label in labels]
-
-
-def _imitated(trace: Trace, labels: Sequence[float | None], config: Config) -> list[bool]:
-    """The steps whose text is learned too: the right ones of a process, all of a thought that came out right."""
-    if not config.joint:
-        return []
-    if config.kind == "process":
-        return [label == 1 for label in labels]
-    return [step.sampled and 1.0 in labels for step in trace.steps]
 
 
 def _aggregate(config: Config) -> Aggregate:

@@ -35,24 +35,14 @@ def fresh(model: nn.Module) -> nn.Linear:
     return head
 
 
-IMITATED = -1.0
-"""The label of a target that the head is not read at: a token of right text, for the language model to learn."""
-
-
 def marked(
-    tokenizer: Tokenizer,
-    trace: Trace,
-    labels: Sequence[float | None],
-    *,
-    pair: int | None = None,
-    imitated: Sequence[bool] = (),
+    tokenizer: Tokenizer, trace: Trace, labels: Sequence[float | None], *, pair: int | None = None
 ) -> Datum | None:
     """The trace as a datum whose targets are the last tokens of its labelled steps; `None` where no step is labelled.
 
     Args:
         labels: one for each step; `None` is no target, and neither is a step without a token.
         pair: the number that it shares with the traces it is compared with.
-        imitated: steps whose other tokens are targets of the language model (`cross_entropy`'s `joint`); one for each.
 
     Raises:
         ValueError: not as many labels as steps, or one that is not finite.
@@ -67,8 +57,6 @@ def marked(
     }
     if not targets:
         return None
-    for right, (start, end) in zip(imitated, spans, strict=False):
-        targets |= {place: IMITATED for place in range(start, end if right else start) if place not in targets}
     return Datum(
         tokens=tokens,
         mask=tuple(place in targets for place in range(len(tokens))),
@@ -101,35 +89,20 @@ def odds(data: Sequence[Datum]) -> float:
     return (len(labels) - right) / right
 
 
-def judged(datum: Datum) -> int:
-    """At how many targets the head is read."""
-    return len(_targets(datum))
-
-
 def _targets(datum: Datum) -> list[float]:
-    return [label for label, target in zip(datum.labels, datum.mask, strict=True) if target and label != IMITATED]
+    return [label for label, target in zip(datum.labels, datum.mask, strict=True) if target]
 
 
-def cross_entropy(pack: Pack, outputs: Outputs, *, right: float = 1.0, joint: float = 0.0) -> tuple[Tensor, Metrics]:
+def cross_entropy(pack: Pack, outputs: Outputs, *, right: float = 1.0) -> tuple[Tensor, Metrics]:
     """Binary cross-entropy with labels from 0 to 1, hard or soft: outcome and process reward models (arXiv 2110.14168,
     section 4.1; arXiv 2305.20050, section 2.6; arXiv 2312.08935, equation 2).
 
     Args:
         right: weight of the part that pulls towards 1 (`odds`).
-        joint: weight of the language model's own loss on `IMITATED` targets, mean against mean (arXiv 2110.14168,
-            section 4.2: a verifier that goes on modelling language judges better). Divide by the head's targets.
     """
     values_M, label_M = _read(pack, outputs)
-    read_M = label_M != IMITATED
-    imitated_M = -outputs.logprobs_M[~read_M]
-    values_M, label_M, weight_M = values_M[read_M], label_M[read_M], pack.weight_M[read_M]
     each_M = -(right * label_M * logsigmoid(values_M) + (1 - label_M) * logsigmoid(-values_M))
-    metrics = {"cross_entropy": _mean(each_M), **_agreement(values_M, label_M)}
-    loss = (weight_M * each_M).sum()
-    if len(imitated_M):
-        loss = loss + joint * len(each_M) * imitated_M.mean()
-        metrics["imitation"] = _mean(imitated_M)
-    return loss, metrics
+    return (pack.weight_M * each_M).sum(), {"cross_entropy": _mean(each_M), **_agreement(values_M, label_M)}
 
 
 def squared_error(pack: Pack, outputs: Outputs) -> tuple[Tensor, Metrics]:
