@@ -15,7 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from forethought.scaling.labellers import cohen_kappa, krippendorff_alpha
+from forethought.scaling.agreement import cohen_kappa
+from forethought.scaling.labellers import krippendorff_alpha
 from forethought.store import Store, find_store, open_store
 from forethought.store.labels import FILE, Label, finished, moves, thought_key
 from forethought.types import Step, Trace, Verdict, user
@@ -226,10 +227,9 @@ def test_a_process_reward_model_learns_from_what_people_said(tmp_path: Path) -> 
 
 
 def test_kappa_and_alpha_are_those_of_the_textbooks() -> None:
-    pairs = [(1, 1)] * 20 + [(1, -1)] * 5 + [(-1, 1)] * 10 + [(-1, -1)] * 15
-    assert cohen_kappa(pairs) == pytest.approx(0.4)
-    assert cohen_kappa([]) is None
-    assert cohen_kappa([(1, 1)] * 3) is None
+    assert cohen_kappa({(1, 1): 20, (1, -1): 5, (-1, 1): 10, (-1, -1): 15}) == pytest.approx(0.4)
+    assert cohen_kappa({}) is None
+    assert cohen_kappa({(1, 1): 3}) is None
     # Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), example C: four observers, twelve units.
     rows = ("123321412...", "1233224125.3", ".3332342251.", "12332441251.")
     said = [[row[unit] for row in rows if row[unit] != "."] for unit in range(12)]

@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from forethought.scaling.measure import RESAMPLES, Estimate
 from forethought.scaling.verifiers import HALF, auc
+
+
+def cohen_kappa(counts: Mapping[tuple[Any, Any], int]) -> float | None:
+    """(observed - chance) / (1 - chance) of the pairs of labels that two gave, by how often each pair came (Cohen 1960,
+    equation 1): 1 is agreement, 0 what chance would give. `None` where there is nothing, or both only ever said one and
+    the same."""
+    ours, theirs = Counter[Any](), Counter[Any]()
+    for (one, other), count in counts.items():
+        ours[one] += count
+        theirs[other] += count
+    total = ours.total()
+    chance = sum(ours[label] * theirs[label] for label in ours)
+    if chance == total**2:
+        return None
+    same = sum(count for (one, other), count in counts.items() if one == other)
+    return (total * same - chance) / (total**2 - chance)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +51,11 @@ class Confusion:
 
     @property
     def kappa(self) -> float:
-        """Agreement beyond what as many yes and no would give by chance (Cohen 1960, equation 1): 1 is perfect, 0 is
-        chance. A judge, or a truth, that is always the same agrees by chance alone: 0; nan of nothing."""
-        if not self.total:
-            return float("nan")
-        said, so = self.true_yes + self.false_yes, self.true_yes + self.false_no
-        chance = (said * so + (self.total - said) * (self.total - so)) / self.total**2
-        return (self.accuracy - chance) / (1 - chance) if chance < 1 else 0.0
+        """`cohen_kappa` of what was said and what is so. A judge, or a truth, that is always the same agrees by chance
+        alone: 0; nan of nothing."""
+        said_yes = {(True, True): self.true_yes, (True, False): self.false_yes}
+        said_no = {(False, True): self.false_no, (False, False): self.true_no}
+        return (cohen_kappa(said_yes | said_no) or 0.0) if self.total else float("nan")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""How far judges agree beyond chance: Cohen's kappa for two, Krippendorff's alpha for any number.
+"""How far people agree beyond chance: Cohen's kappa of each two, Krippendorff's alpha of all.
 
 Both take categories (nominal data): labels are equal or they are not.
 """
@@ -10,17 +10,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from itertools import combinations
 from typing import Any
 
+from forethought.scaling.agreement import cohen_kappa
 from forethought.store.labels import Standing
-
-
-def cohen_kappa(pairs: Sequence[tuple[Hashable, Hashable]]) -> float | None:
-    """(observed - chance) / (1 - chance) for what two judges said of the same things (Cohen 1960); 1 is agreement, 0
-    what chance would give. `None` where there is nothing, or both only ever said one and the same."""
-    if not pairs:
-        return None
-    ours, theirs = (Counter(side) for side in zip(*pairs, strict=True))
-    chance = sum(ours[label] * theirs[label] for label in ours) / len(pairs) ** 2
-    return None if chance == 1 else (sum(one == other for one, other in pairs) / len(pairs) - chance) / (1 - chance)
 
 
 def krippendorff_alpha(units: Iterable[Sequence[Hashable]]) -> float | None:
@@ -57,7 +48,8 @@ def agreement(told: Standing) -> dict[str, Any]:
         both = [(unit[one], unit[other]) for unit in units if one in unit and other in unit]
         if both:
             same = sum(ours == theirs for ours, theirs in both)
-            pairs.append({"one": one, "other": other, "moves": len(both), "same": same, "kappa": cohen_kappa(both)})
+            kappa = cohen_kappa(Counter(both))
+            pairs.append({"one": one, "other": other, "moves": len(both), "same": same, "kappa": kappa})
     labels = [(who, label.time) for by in told.values() for who, own in by.items() for label in own.values()]
     return {
         "labellers": [
