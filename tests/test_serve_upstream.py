@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -226,7 +227,12 @@ def test_an_upstream_that_breaks_off_is_a_failed_response(behind: Server, broken
 def garbage(field: str) -> list[Any]:
     pieces = [3, {"content": 3}, {"tool_calls": 3}, {"tool_calls": [3]}, {"tool_calls": [{"function": 3}]}]
     choices = [[3], 3, "abc", [{field: 3}], [{"index": [], field: {}}], *([{field: piece}] for piece in pieces[1:])]
-    return [{"choices": choice, "usage": 3} for choice in choices]
+    return [
+        *({"choices": choice, "usage": 3} for choice in choices),
+        {"choices": [{field: {"content": "\ud800"}}]},
+        {"choices": [{field: {"content": "4"}, "logprobs": math.nan}]},
+        {"error": {"message": "Incorrect API key: secret"}, "choices": []},
+    ]
 
 
 @pytest.mark.parametrize("answer", garbage("message"))
@@ -238,6 +244,7 @@ def test_an_upstream_that_answers_garbage_is_an_error_of_its_own(behind: Server,
         chat = {"model": "small", "messages": ASKED, "seed": 1, "tools": [ADD]}
         reply = httpx.post(f"{there.url}/v1/chat/completions", json=chat)
         assert reply.status_code in (200, 502)  # what can be looked through for thoughts is the client's to read
+        assert "secret" not in reply.text
         assert there.app.state.house.gate.inside == 0
 
 
@@ -247,6 +254,8 @@ def test_a_stream_of_garbage_is_an_error_told_in_it(behind: Server, chunk: Any) 
     with server(upstream(behind)) as there:
         events: list[Any] = list(there.client.responses.create(model="small", input="?", tools=[ADD], stream=True))
         assert events[-1].type == "response.failed"
+        chat = {"model": "small", "messages": ASKED, "tools": [ADD], "stream": True}
+        assert "secret" not in httpx.post(f"{there.url}/v1/chat/completions", json=chat).text
         searched: list[Any] = list(there.client.responses.create(model="small", input="?", stream=True))
         assert searched[-1].type == "response.failed"
         assert there.app.state.house.gate.inside == 0

@@ -93,8 +93,6 @@ class Handed(Making):
         if self.body.stream:
             hand.body |= {"stream": True, "stream_options": {"include_usage": True}}
             async for chunk in hand.chunks():
-                if chunk.get("error"):
-                    raise failed()
                 usage = chunk.get("usage") or usage
                 for choice in chunk.get("choices") or ():
                     self._take(choice.get("delta"))

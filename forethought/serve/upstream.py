@@ -74,7 +74,7 @@ class Hand:
         try:
             async with httpx.AsyncClient(timeout=TIMEOUT) as client:
                 answer = await client.post(self.url, json=self.body, headers=self.headers)
-        except httpx.TransportError:
+        except httpx.RequestError:
             raise failed() from None
         _check(answer.status_code, answer.content)
         return self.cleaned(_object(answer.content), last=True)
@@ -86,17 +86,19 @@ class Hand:
                 httpx.AsyncClient(timeout=TIMEOUT) as client,
                 client.stream("POST", self.url, json=self.body, headers=self.headers) as answer,
             ):
-                if answer.status_code >= 400:
+                if answer.status_code >= 300:
                     _check(answer.status_code, await answer.aread())
                 async for line in answer.aiter_lines():
                     data = line.removeprefix("data:").strip()
                     if line.startswith("data:") and data != "[DONE]":
                         yield self.cleaned(_object(data.encode()))
-        except httpx.TransportError:
+        except httpx.RequestError:
             raise failed() from None
 
     def cleaned(self, data: dict[str, Any], *, last: bool = False) -> dict[str, Any]:
         """An answer, or a chunk of one, without thoughts; `last`: nothing comes after it. Raises ApiError."""
+        if data.get("error"):
+            raise failed()
         if "model" in data:
             data["model"] = self.name
         choices = _choices(data)
@@ -123,7 +125,9 @@ class Hand:
 def _object(content: bytes) -> dict[str, Any]:
     try:
         data = json.loads(content)
-    except ValueError:
+        # Python reads more as JSON than can be written: NaN, half of a surrogate pair.
+        json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
+    except (ValueError, RecursionError):
         raise failed() from None
     if not isinstance(data, dict):
         raise failed()
@@ -144,7 +148,7 @@ def _choices(data: Mapping[str, Any]) -> list[tuple[dict[str, Any], dict[str, An
 
 def _check(status: int, content: bytes) -> None:
     """Tell the client what the upstream says of its request; of our key and of its own troubles it learns nothing."""
-    if status < 400:
+    if status < 300:
         return
     if status not in (400, 404, 413, 422, 429):
         raise failed()
