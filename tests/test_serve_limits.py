@@ -197,6 +197,20 @@ def test_a_bad_file_is_refused(tmp_path: Path, text: str, named: str) -> None:
         read(path)
 
 
+def test_keys_and_values_take_what_the_file_says_or_what_the_engine_takes_by_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("forethought.engines.local.engine.CACHE_BYTES", 3 << 30)
+
+    async def taken() -> list[int]:
+        configs = ModelConfig("a", "tiny"), ModelConfig("b", "tiny", dtype="fp32", cache_gib=0.5)
+        async with opened(configs) as there:
+            engines: list[Any] = [there.served[name].engine for name in "ab"]
+            return [engine._loop.cache_bytes for engine in engines]
+
+    assert asyncio.run(taken()) == [3 << 30, 1 << 29]
+
+
 def test_what_cannot_be_opened_is_refused_before_anything_listens() -> None:
     async def open_(*configs: ModelConfig) -> None:
         async with opened(configs):

@@ -95,7 +95,9 @@ class Asked:
     """Problems at work at one time."""
     dtype: Annotated[str, tyro.conf.arg(metavar="auto|bf16|fp32")] = "auto"
     """What to compute in."""
-    cache_gib: Annotated[float, tyro.conf.arg(metavar="GIB")] = 2.0
+    cache_gib: Annotated[
+        float | None, tyro.conf.arg(metavar="GIB", help_behavior_hint="(default: 2, on a GPU more)")
+    ] = None
     """Most memory for keys and values, of a model that is computed with here."""
     api: Annotated[
         Api | None, tyro.conf.arg(metavar="chat|completions|tokens", help_behavior_hint="(default: chat)")

@@ -35,9 +35,10 @@ def thinking_tokens(think: str) -> int:
 
 
 @asynccontextmanager
-async def opened(model: str, dtype: str, api: Api | None, cache_gib: float) -> AsyncIterator[Engine]:
+async def opened(model: str, dtype: str, api: Api | None, cache_gib: float | None) -> AsyncIterator[Engine]:
     """The engine, its connections closed afterwards."""
-    engine = open_engine(model, dtype=dtype, api=api, cache_bytes=int(cache_gib * 2**30))
+    cache_bytes = None if cache_gib is None else int(cache_gib * 2**30)
+    engine = open_engine(model, dtype=dtype, api=api, cache_bytes=cache_bytes)
     try:
         yield engine
     finally:

@@ -74,7 +74,9 @@ class Options:
     """Ask for a thought between think marks and a boxed answer; auto: unless the model is tiny or was trained here."""
     dtype: Annotated[str, tyro.conf.arg(metavar="auto|bf16|fp32")] = "auto"
     """What to compute in."""
-    cache_gib: Annotated[float, tyro.conf.arg(metavar="GIB")] = 2.0
+    cache_gib: Annotated[
+        float | None, tyro.conf.arg(metavar="GIB", help_behavior_hint="(default: 2, on a GPU more)")
+    ] = None
     """Most memory for keys and values, of a model that is computed with here."""
     api: Annotated[
         Api | None, tyro.conf.arg(metavar="chat|completions|tokens", help_behavior_hint="(default: chat)")

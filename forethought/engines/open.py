@@ -74,8 +74,9 @@ def open_engine(
         api: how a server is asked: chat (where None is given), completions or tokens.
         api_key: of a server; else that of the environment's `FORETHOUGHT_API_KEY`, and no other variable's.
         max_rows: samples that are decoded together, for weights that are computed with here; by default 256 for models
-            below 10 million parameters, else 128.
-        cache_bytes: most memory for keys and values, kept prefixes included, of the same; by default 2 GiB.
+            below 10 million parameters, else 128, and 512 on a GPU.
+        cache_bytes: most memory for keys and values, kept prefixes included, of the same; by default 2 GiB, on a GPU a
+            quarter of what is free where that is more.
 
     Raises:
         ValueError: an unknown model, one that does not load, an `api` for one that is not behind a server, or torch or

@@ -68,7 +68,8 @@ class ModelConfig:
     opens_thought: bool = False
     """Does the chat template itself end in `<think>`? Known of local models; of a server it must be said."""
     dtype: str = "auto"
-    cache_gib: float = 2.0
+    cache_gib: float | None = None
+    """Most memory for keys and values; by default the engine's own (2, on a GPU more)."""
     api: str = ""
     """How an upstream server is asked: chat, completions or tokens."""
     key_env: str = ""

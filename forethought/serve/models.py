@@ -136,9 +136,8 @@ async def opened(configs: Sequence[ModelConfig]) -> AsyncIterator[Models]:
 
 def _engine(config: ModelConfig, key: str | None) -> Engine:
     api: Any = config.api or None
-    return open_engine(
-        config.model, dtype=config.dtype, api=api, api_key=key, cache_bytes=int(config.cache_gib * 2**30)
-    )
+    cache_bytes = None if config.cache_gib is None else int(config.cache_gib * 2**30)
+    return open_engine(config.model, dtype=config.dtype, api=api, api_key=key, cache_bytes=cache_bytes)
 
 
 async def _served(config: ModelConfig, engine: Engine, key: str | None, stack: AsyncExitStack) -> Served:

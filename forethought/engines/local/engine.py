@@ -43,8 +43,9 @@ class LocalEngine:
 
     `dtype` "auto" is bfloat16 where the machine is fast at it and the model is not small. The engine keeps its own
     copy of the weights: call `update` after training has changed them. At most `max_rows` samples are decoded together
-    (256 for models below 10 million parameters, else 128), and `cache_bytes` (2 GiB) bounds keys and values: rows that
-    do not fit wait, and prefixes of earlier requests, kept for whoever continues them, make way for rows.
+    (256 for models below 10 million parameters, else 128; on a GPU 512), and `cache_bytes` (2 GiB; on a GPU a quarter
+    of what is free, where that is more) bounds keys and values: rows that do not fit wait, and prefixes of earlier
+    requests, kept for whoever continues them, make way for rows.
 
     Reproducibility: with a seed per request, the same requests submitted together give the same steps. In fp32 a row's
     numbers may differ in the last bits when other rows share its batch, since products are blocked by batch size.
