@@ -19,7 +19,7 @@ from forethought.engines.local.llama import LlamaDecoder
 from forethought.train import attention
 from forethought.train.learner import Learner
 from forethought.train.losses import nll
-from forethought.types import Datum, Sampling, user
+from forethought.types import Datum, Sampling, Step, user
 
 pytestmark = [
     pytest.mark.gpu,
@@ -113,6 +113,35 @@ def test_values_of_drawn_tokens_are_those_of_given_ones() -> None:
     read.attach(weight_D)
     ours, theirs = asyncio.run(ask(drawn, read))
     assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+def test_a_recorded_step_reads_no_memory_that_was_given_back() -> None:
+    weight_D = torch.randn(64, generator=torch.Generator().manual_seed(1))
+
+    async def ask(drawn: LocalEngine, read: LocalEngine) -> None:
+        async def four(seed: int) -> list[Step]:
+            prompts = [user(f"{number} + 7 = ?") for number in range(4)]
+            calls = [drawn.sample(prompt, (), Sampling(40, seed=seed)) for prompt in prompts]
+            return list(await asyncio.gather(*calls))
+
+        await four(1)
+        others = [torch.zeros(4, dtype=torch.int64, device="cuda") for _ in range(256)]
+        for number, step in enumerate(await four(2)):
+            messages = user(f"{number} + 7 = ?")
+            ours, theirs = await drawn.values(messages, (step,)), await read.values(messages, (step,))
+            assert ours == pytest.approx(theirs, abs=1e-4)
+        assert not any(bool(other.any()) for other in others)
+
+    drawn, read = engine(), engine(recorded=False)
+    drawn.attach(weight_D)
+    read.attach(weight_D)
+    asyncio.run(ask(drawn, read))
+
+
+def test_graphs_make_way_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("forethought.engines.local.graphs.MOST", 2)
+    asked = requests(48)
+    assert texts(engine(), asked) == texts(engine(recorded=False), asked)
 
 
 def test_a_cancelled_request_frees_its_row() -> None:
