@@ -24,7 +24,7 @@ help:
 	@echo "make setup      only make $(VENV) and install into it"
 	@echo "make clean      remove environments and caches"
 
-demo: jail $(VENV)/.installed-local
+demo: jail $(VENV)/.installed-demo
 	$(BIN)/forethought demo $(ARGS)
 
 setup: $(VENV)/.installed-dev
@@ -64,14 +64,14 @@ $(VENV)/.made:
 	$(PYTHON) -m venv $(VENV)
 	@touch $@
 
-$(VENV)/.installed-local: pyproject.toml constraints.txt | $(VENV)/.made
-	$(INSTALL) '.[local]'
+$(VENV)/.installed-demo: pyproject.toml constraints.txt | $(VENV)/.made
+	$(INSTALL) '.[local,serve]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/.made
 	$(INSTALL) '.[local,dev]'
-	@touch $@ $(VENV)/.installed-local
+	@touch $@ $(VENV)/.installed-demo
 
 $(VENV)/.installed-bench: pyproject.toml constraints.txt | $(VENV)/.made
 	$(INSTALL) '.[local,dev,bench]'
-	@touch $@ $(VENV)/.installed-dev $(VENV)/.installed-local
+	@touch $@ $(VENV)/.installed-dev $(VENV)/.installed-demo

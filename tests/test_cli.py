@@ -134,6 +134,15 @@ def test_a_run_stands_for_its_newest_checkpoint(tmp_path: Path) -> None:
     (run / "checkpoints").mkdir(parents=True)
     with pytest.raises(ValueError, match="grpo-1 has no checkpoint yet"):
         find(str(run))
+    begun = tmp_path / "grpo-2"
+    begun.mkdir()
+    with pytest.raises(ValueError, match="grpo-2 is neither a run nor a checkpoint"):
+        find(str(begun))
+    (begun / "config.json").write_text('{"recipe": "grpo"}')  # all there is until the first checkpoint is made
+    with pytest.raises(ValueError, match="grpo-2 has no checkpoint yet"):
+        find(str(begun))
+    (begun / "config.json").write_text('{"model_type": "llama"}')
+    assert find(str(begun)) == ("path", str(begun))
     for step in ("step-000009", "step-000010", "step-1000000"):
         (run / "checkpoints" / step).mkdir()
         (run / "checkpoints" / step / "state.json").touch()

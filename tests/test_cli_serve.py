@@ -17,13 +17,13 @@ from forethought.pages import app
 def run(name: str, age: int, recipe: str = "demo", checkpoint: bool = True) -> None:
     """A run's folder below runs/, as far as the demo's model goes by it."""
     folder = Path("runs") / name
-    (folder / "checkpoints").mkdir(parents=True)
+    folder.mkdir(parents=True)
     config = {"model": "tiny", "problems": "chain:steps=4,modulus=7", "max_tokens": 48}
     (folder / "config.json").write_text(json.dumps({"recipe": recipe, "config": config, "version": "0"}))
     os.utime(folder / "config.json", (1e9 - age, 1e9 - age))
     if checkpoint:
         place = folder / "checkpoints" / "step-000002"
-        place.mkdir()
+        place.mkdir(parents=True)
         (place / "state.json").write_text("{}")
 
 
@@ -76,3 +76,9 @@ def test_the_demo_is_served_with_its_thoughts_and_its_runs(
 def test_a_folder_of_runs_that_is_not_there_is_refused() -> None:
     with pytest.raises(ValueError, match="runs is nowhere, and there is no such folder"):
         serve(["--model", "tiny", "--runs", "nowhere"])
+
+
+def test_a_model_that_cannot_be_opened_is_one_error_and_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match="unknown model 'nonsense'"):
+        serve(["--model", "nonsense", "--port", "0"])
+    assert "Traceback" not in capsys.readouterr().err

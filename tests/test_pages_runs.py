@@ -135,9 +135,19 @@ def test_where_a_run_stands(tmp_path: Path) -> None:
         "whole": ("ended", 4, 4),
     }
     assert standing("half", tmp_path / "half", now + 3600)["state"] == "stopped"
+    assert standing("begun", tmp_path / "begun", now + 3600)["state"] == "begun", "it may still be measuring"
     assert told["half"]["recipe"] == "grpo"
     iterated = run(tmp_path, "star", 2, 100, "star", iterations=2)
     assert standing("star", iterated, now)["state"] == "ended"
+    demo = run(tmp_path, "demo", 2, 100, "demo", rounds=1)
+    assert standing("demo", demo, now)["state"] == "ended", "worked examples, and a round"
+    first = tmp_path / "first"
+    first.mkdir()
+    (first / "config.json").write_text('{"recipe": "demo", "config": {"rounds": 1}}')
+    os.utime(first / "config.json", (now - 500, now - 500))
+    append(first, step=1, time=now)
+    assert standing("first", first, now + 4000)["state"] == "running", "its first line took 500 seconds"
+    assert standing("first", first, now + 6000)["state"] == "stopped"
     slow = tmp_path / "slow"
     slow.mkdir()
     append(slow, step=1, time=now - 4000)

@@ -13,7 +13,7 @@ from forethought.cli.terminal import tell, unknown
 COMMANDS = {
     "demo": ("train", "teach a model to think, let it think longer, report what both bought"),
     "solve": ("solve", "answer one question, thinking as long as you allow"),
-    "train": ("train", "teach a model: sft, star, grpo, or a verifier"),
+    "train": ("train", "teach a model: sft, star, grpo; or a verifier: verifier, generative, critic"),
     "label": ("label", "label the steps of thoughts: what is right, or what comes of going on from there"),
     "verify": ("verify", "train a verifier, or have one judge the thoughts of a store"),
     "eval": ("evaluate", "measure a model on problems whose answers can be checked"),
@@ -24,7 +24,7 @@ COMMANDS = {
     "report": ("report", "write a run's report again from what it measured"),
     "models": ("models", "which models there are, and how to name any other"),
     "sandbox": ("sandbox", "try out what encloses the programs that a model writes: doctor"),
-    "store": ("store", "look into the traces that a run kept: ls, show, tree, export"),
+    "store": ("store", "look into the traces that a run kept: ls, show, tree, labels, export"),
 }
 """Command to (module here, what it does). Each module has a function of the command's own name, words in, exit out."""
 
@@ -32,7 +32,7 @@ USAGE = f"""usage: forethought COMMAND [options]
 
 Teach a language model to think before it answers, let it think longer, and measure what both bought.
 
-{chr(10).join(f"  {name:<8} {what}" for name, (_, what) in COMMANDS.items())}
+{chr(10).join(f"  {name:<9} {what}" for name, (_, what) in COMMANDS.items())}
 
   forethought COMMAND --help   the options of one command
   forethought --version

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -56,6 +57,7 @@ def serve(words: list[str]) -> int:
     asked = tyro.cli(Options, prog="forethought serve", description=DESCRIPTION, args=words)
     try:
         import uvicorn
+        from starlette.types import Message, Receive, Scope, Send
 
         from forethought.pages.app import create
         from forethought.serve.config import ModelConfig, ServerConfig, read
@@ -89,8 +91,26 @@ def serve(words: list[str]) -> int:
     for one in models:
         tell(f"{one.name}: {public(one.model)}{f', {one.search}' if one.search else ''}")
     tell(f"pages: http://{f'[{config.host}]' if ':' in config.host else config.host}:{config.port}")
-    server = uvicorn.Server(uvicorn.Config(app, host=config.host, port=config.port, timeout_graceful_shutdown=10))
-    server.run()
+    refused: list[Exception] = []
+
+    async def served(scope: Scope, receive: Receive, send: Send) -> None:
+        async def tell_server(message: Message) -> None:
+            fault = sys.exception()
+            if message["type"] == "lifespan.startup.failed" and isinstance(fault, (ValueError, OSError, ImportError)):
+                refused.append(fault)  # the caller says it in a line; uvicorn would print the traceback
+                message = {"type": message["type"], "message": ""}
+            await send(message)
+
+        await app(scope, receive, tell_server)
+
+    server = uvicorn.Server(uvicorn.Config(served, host=config.host, port=config.port, timeout_graceful_shutdown=10))
+    try:
+        server.run()
+    except SystemExit:  # uvicorn's way to say that the start failed
+        if not refused:
+            raise
+    if refused:
+        raise refused[0]
     return 0 if server.started else 1
 
 

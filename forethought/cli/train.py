@@ -17,7 +17,7 @@ from forethought.recipes.run import folder_of
 
 USAGE = f"""usage: forethought train RECIPE [options]
 
-{chr(10).join(f"  {name:<6} {what}" for name, what in RECIPES.items())}
+{chr(10).join(f"  {name:<10} {what}" for name, what in RECIPES.items())}
 
   forethought train RECIPE --help          the recipe's settings
   forethought train RECIPE --config RUN    the settings of another run, and what you set besides

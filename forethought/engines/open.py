@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import urllib.parse
 from collections.abc import Iterator
@@ -39,16 +40,28 @@ def find(model: str) -> Resolved:
     """`resolve(model)`, where the folder of a run stands for its newest checkpoint.
 
     Raises:
-        ValueError: an unknown model, or a run that has no checkpoint yet.
+        ValueError: an unknown model, a run that has no checkpoint yet, or a folder that holds neither run nor model.
     """
     found = resolve(model)
     run = Path(found.value)
-    if found.kind != "path" or not (run / "checkpoints").is_dir():
+    if found.kind != "path" or not run.is_dir():
+        return found
+    if not (run / "checkpoints").is_dir() and not _is_run(run):
+        if not any((run / name).is_file() for name in ("config.json", "adapter_config.json")):
+            raise ValueError(f"{run} is neither a run nor a checkpoint: it has no config.json; give the folder of one")
         return found
     steps = [path for path in (run / "checkpoints").glob("step-*") if (path / "state.json").is_file()]
     if not steps:
         raise ValueError(f"the run {run} has no checkpoint yet; go on with it by --resume, or name another model")
     return Resolved("path", str(max(steps, key=lambda path: int(path.name.removeprefix("step-")))))
+
+
+def _is_run(folder: Path) -> bool:
+    """Is it a run's folder? Before its first checkpoint only what its config says tells it from a checkpoint's."""
+    try:
+        return bool("recipe" in json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def is_trained_here(model: str) -> bool:

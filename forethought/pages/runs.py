@@ -27,8 +27,9 @@ OPEN = 32
 """Runs whose columns are kept in memory; the one that was looked at longest ago is read anew."""
 SILENT = 60.0
 """Seconds without a line after which a run counts as stopped, or ten times as long as its lines usually take."""
-STEPS = {"star": "iterations"}
-"""Which setting says how many lines a run of this recipe writes, where it is not `steps`."""
+STEPS = {"star": ("iterations", 0), "demo": ("rounds", 1)}
+"""Which setting says how many lines a run of this recipe writes, and how many it writes beside, where it is not
+`steps`."""
 
 
 def folders(root: Path) -> dict[str, Path]:
@@ -62,6 +63,13 @@ def _written(folder: Path) -> float:
     return 0.0
 
 
+def _made(folder: Path, otherwise: float) -> float:
+    try:
+        return (folder / CONFIG).stat().st_mtime
+    except OSError:
+        return otherwise
+
+
 def _config(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
@@ -71,11 +79,14 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def standing(name: str, folder: Path, now: float) -> dict[str, Any]:
-    """Where a run stands: `running`, `ended`, or `stopped`, by its last line and how many it is to have."""
+    """Where a run stands: `running`, `ended`, or `stopped`, by its last line and how many it is to have; `begun`,
+    where it has no line yet: it may be measuring the model as it is, and nothing tells for how long."""
     config, lines = _config(folder), ends(folder)
     recipe, settings = config.get("recipe"), config.get("config")
     settings = settings if isinstance(settings, dict) else {}
-    of = _number(settings.get(STEPS.get(str(recipe), "steps")))
+    setting, beside = STEPS.get(str(recipe), ("steps", 0))
+    of = _number(settings.get(setting))
+    of = None if of is None else of + beside
     first, last = lines or ({}, {})
     step, begun, said = _number(last.get("step")), _number(first.get("time")), _number(last.get("time"))
     each = None
@@ -87,10 +98,15 @@ def standing(name: str, folder: Path, now: float) -> dict[str, Any]:
     ):
         each = (said - begun) / taken
     written = _written(folder)
+    pace = each
+    if pace is None and said is not None:  # one line: as long as it took to come
+        pace = said - _made(folder, said)
     if of is not None and step is not None and step >= of:
         state = "ended"
+    elif step is None:
+        state = "running" if now - written < SILENT else "begun"
     else:
-        state = "running" if now - written < max(SILENT, 10 * (each or 0)) else "stopped"
+        state = "running" if now - written < max(SILENT, 10 * (pace or 0)) else "stopped"
     return {
         "name": name, "recipe": recipe if isinstance(recipe, str) else None, "state": state, "step": step, "of": of,
         "begun": begun, "written": written, "seconds_a_step": each,
