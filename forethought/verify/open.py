@@ -94,7 +94,7 @@ def _trained(
         near = difflib.get_close_matches(spec.partition(":")[0], NAMES, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         raise ValueError(f"{spec!r} is no verifier: {hint}It is a folder with a {DESCRIPTION}, or {', '.join(NAMES)}")
-    if not (path / DESCRIPTION).is_file():
+    if not (path / DESCRIPTION).is_file() and (path / "checkpoints").is_dir():
         path = Path(find(str(path)).value)
     head = load(path)
     with needing_weights(spec):
